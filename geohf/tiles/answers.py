@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 
 from geohf.errors import DataError
 from geohf.tiles.losses import MOST_LOG_VARIANCE
+from geohf.tiles.rows import name_of
 
 if TYPE_CHECKING:
     from geohf.tiles.configuration import TileSequenceConfig
@@ -61,11 +62,11 @@ class TilePrediction:
 
     def as_row(self) -> dict[str, float]:
         """A flat row for a table: every target's value, and the ends of its interval where it was calibrated."""
-        row = {}
+        if self.low is None or self.high is None:
+            return dict(self.values)
+        row: dict[str, float] = {}
         for name, value in self.values.items():
-            row[name] = value
-            if self.low is not None and self.high is not None:
-                row |= {f"low_{name}": self.low[name], f"high_{name}": self.high[name]}
+            row |= {name: value, f"low_{name}": self.low[name], f"high_{name}": self.high[name]}
         return row
 
 
@@ -100,44 +101,41 @@ def gaussian_ends(raw: torch.Tensor, coverage: float) -> torch.Tensor:
     return torch.stack([mean - reach, mean, mean + reach], -1)
 
 
+def region_name(cell: Any) -> str:
+    """What a sample's `region` is called in tables and in `region_margins`: `1225` for 1225.0, and for a tensor of it."""
+    return name_of(cell.item() if hasattr(cell, "item") else cell)
+
+
 def region_numbers(config: TileSequenceConfig, names: Iterable[Any]) -> torch.Tensor | None:
     """(n,) which of `config.region_margins` each region has, from 1, and 0 for the pooled one; None where all have it."""
     if not config.region_margins:
         return None
-    number = {name: i for i, name in enumerate(config.region_margins, start=1)}
-    return torch.tensor([number.get(str(name), 0) for name in names])
+    number = {name_of(name): i for i, name in enumerate(config.region_margins, start=1)}
+    return torch.tensor([number.get(region_name(name), 0) for name in names])
 
 
-def margins_of(config: TileSequenceConfig, region: torch.Tensor | None) -> torch.Tensor | None:
-    """(targets,) or (n, targets) by which intervals are widened, float64; None of a model that is not calibrated."""
-    if config.interval_margin is None:
-        return None
-    pooled = torch.tensor(config.interval_margin, dtype=torch.float64)
-    if region is None or not config.region_margins:
+def margins_of(config: TileSequenceConfig, region: torch.Tensor | None) -> torch.Tensor:
+    """(targets,) or (n, targets) by which intervals are widened, float64; 0 of a model that is not calibrated."""
+    pooled = torch.tensor(config.interval_margin or [0.0] * len(config.targets), dtype=torch.float64)
+    if config.interval_margin is None or region is None or not config.region_margins:
         return pooled
     own = torch.tensor(list(config.region_margins.values()), dtype=torch.float64)
     return torch.cat([pooled[None], own])[region.cpu().long()]
 
 
 def intervals_of(
-    config: TileSequenceConfig, values: torch.Tensor, margin: torch.Tensor | None = None
+    config: TileSequenceConfig, values: torch.Tensor, region: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The answer and the interval's ends, (n, targets) each, in the targets' units.
 
     Args:
         values: (n, targets, quantiles) what the model says.
-        margin: (targets,) or (n, targets) by which the interval is widened; the config's pooled one where None.
+        region: (n,) whose margins the intervals have, see `region_numbers`; None: the pooled ones.
     """
     values = values.sort(-1).values  # quantiles that were learned one by one may cross
-    if margin is None:
-        margin = values.new_tensor(config.interval_margin or [0.0] * values.shape[1])
-    margin = margin.to(values)
-    middle = values[..., values.shape[-1] // 2]
-    return (
-        middle,
-        torch.minimum(middle, values[..., 0] - margin),
-        torch.maximum(middle, values[..., -1] + margin),
-    )
+    margin, middle = margins_of(config, region).to(values), values[..., values.shape[-1] // 2]
+    low, high = values[..., 0] - margin, values[..., -1] + margin
+    return middle, torch.minimum(middle, low), torch.maximum(middle, high)
 
 
 # values, and the interval's ends or None: (n, targets) float64 each
@@ -146,8 +144,7 @@ Answers = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 
 def answers_of(config: TileSequenceConfig, values: torch.Tensor, region: torch.Tensor | None) -> Answers:
     """Outputs as numbers, see `intervals_of`; ends are None of a model that is not calibrated."""
-    ends = intervals_of(config, values, margins_of(config, region))
-    middle, low, high = (part.double().numpy() for part in ends)
+    middle, low, high = (part.double().numpy() for part in intervals_of(config, values, region))
     return (middle, low, high) if config.interval_margin is not None else (middle, None, None)
 
 
@@ -167,14 +164,9 @@ def predictions_of(config: TileSequenceConfig, outputs: TileSequenceOutput) -> l
             f"tile {tile} of the batch has no last value: this model predicts the change to it; give "
             '{"frames": [...], "last_values": ...}'
         )
-    margin = margins_of(config, outputs.region)
-    middle, low, high = (part.tolist() for part in intervals_of(config, values, margin))
-    calibrated = config.interval_margin is not None
-
-    def named(numbers: list[float]) -> dict[str, float]:
-        return dict(zip(config.targets, numbers, strict=True))
-
-    return [
-        TilePrediction(named(middle[i]), *((named(low[i]), named(high[i])) if calibrated else (None, None)))
-        for i in range(len(values))
-    ]
+    parts = [part.tolist() for part in answers_of(config, values, outputs.region) if part is not None]
+    answers = []
+    for row in zip(*parts, strict=True):
+        named: list[Any] = [dict(zip(config.targets, numbers, strict=True)) for numbers in row]
+        answers.append(TilePrediction(*named))
+    return answers

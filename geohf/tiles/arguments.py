@@ -29,18 +29,13 @@ class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
         "Table of tiles (CSV, Parquet), its folder, or one place's images: a folder, a zip file, a STAC item "
         "collection, a zarr store; default: the sample.",
     )
-    image_dir: str | None = argument(
-        None, "Folder with <label>/<region_id><extension>; default: Images beside the table."
-    )
+    image_dir: str | None = argument(None, "Folder of <label>/<region_id><extension>; default: Images.")
     asset: list[str] | None = argument(
         None,
         "Asset of the items of a STAC collection as --data (variable of a zarr store), or several of one band each, "
         "which become bands in this order; default: the only one, or that with the role data.",
     )
-    labels: list[str] | None = argument(
-        None,
-        "Labels of the steps (years, months, dates, numbers), oldest first; default: all that the folder holds.",
-    )
+    labels: list[str] | None = argument(None, "Steps (years, months, dates), oldest first; default: all.")
     extension: str = argument(".tif", "Extension of the image files.")
     targets: list[str] | None = argument(None, "Target columns of the table; default: target.")
     target_from: str | None = argument(
@@ -48,61 +43,35 @@ class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
     )
     nir: int = argument(4, "Number of the near-infrared band, from 1.")
     red: int = argument(3, "Number of the red band, from 1.")
-    color: list[int] | None = argument(
-        None, "Color to count; default: 196 40 27, the reference implementation's built-up land."
-    )
-    tile_size: int = argument(
-        32, "Side in pixels of the tiles cut from a folder, or around the points of a table."
-    )
+    color: list[int] | None = argument(None, "Color to count; default: 196 40 27, built-up land.")
+    tile_size: int = argument(32, "Side in pixels of tiles cut from a folder, or around points of a table.")
     sample_size: int = argument(16, "Regions in the built-in sample.")
     task: str = argument(
-        "forecast", "forecast: no frame of the target's year is seen; estimate: that year is seen too."
+        "forecast", "forecast sees frames before the target's year, estimate that year's, too."
     )
     target_type: str = argument("target", "target (numbers), or last-image (the whole frame).")
-    prediction_length: int = argument(
-        1, "Frames that --target_type last-image predicts, one step after the other."
-    )
+    prediction_length: int = argument(1, "Frames that --target_type last-image predicts, step by step.")
     target_years: int = argument(3, "How many of the last labels are targets, where their values are known.")
     frames: int | None = argument(None, "Frames to see before the target; default: all there are.")
-    predict_change: bool = argument(
-        True, "Predict the difference to the last known value where there is one."
-    )
+    predict_change: bool = argument(True, "Predict the difference to the last known value if there is one.")
     max_missing: float = argument(0.5, "Share of a region's years that may lack an image; 0: none.")
-    nodata: float | None = argument(
-        None, "Value of pixels without data in files that do not say it; default: what the others say."
-    )
-    align: bool = argument(
-        False,
-        "Read rasters of another CRS, resolution or origin onto the first one's grid; else they are refused.",
-    )
-    grid: str | None = argument(
-        None, "Raster whose grid --align reads the others onto; default: the first of each place."
-    )
-    bands: list[int] | None = argument(
-        None, "Numbers of the bands to see, from 1, in this order; default: all but the cloud band."
-    )
+    nodata: float | None = argument(None, "Nodata value of files that name none; default: the others'.")
+    align: bool = argument(False, "Read rasters of other CRS, resolution, origin onto the first one's grid.")
+    grid: str | None = argument(None, "Raster whose grid --align takes; default: the first of each place.")
+    bands: list[int] | None = argument(None, "Bands to see, from 1, in this order; default: no cloud band.")
     class_values: list[int] | None = argument(
-        None,
-        "Numbers of the classes of class maps (0 to 8 of Dynamic World); each becomes a band of ones and zeros.",
+        None, "Classes of class maps (0 to 8 of Dynamic World); each becomes a band of ones and zeros."
     )
-    cloud_band: int | None = argument(
-        None, "Number of the band that says which pixels were not measured; it is not seen."
-    )
+    cloud_band: int | None = argument(None, "Number of the band of unmeasured pixels; it is not seen.")
     cloud_values: list[int] | None = argument(None, "Its values that say so; default: all but 0.")
-    qa_bits: list[int] | None = argument(
-        None, "Bits of it, from 0, any of which says so: 3 4 of Landsat's QA_PIXEL."
-    )
+    qa_bits: list[int] | None = argument(None, "Bits of it, from 0, that say so: 3 4 of Landsat's QA_PIXEL.")
     dequantize: str | None = argument(None, "aef: int8 embeddings of AlphaEarth become numbers.")
     max_nodata: float = argument(0.5, "Frames with a larger share of pixels without data are masked.")
-    split: str | None = argument(
-        None, "region, blocks, or random (leaks); default: region, below five regions blocks."
-    )
+    split: str | None = argument(None, "region, blocks (default below five regions), or random, which leaks.")
     allow_leaks: bool = argument(False, "Allow --split random.")
     validation_share: float = with_default(DataArguments, "validation_share", 0.15)
     test_share: float = with_default(DataArguments, "test_share", 0.15)
-    block_px: float | None = argument(
-        None, "Side of the blocks of --split blocks in pixels; default: four tiles."
-    )
+    block_px: float | None = argument(None, "Side of --split blocks' blocks in pixels; default: four tiles.")
     folds: int | None = argument(
         None,
         "Train so many models beside the run's own (3 or more), each tested on regions or blocks that it never "
@@ -116,23 +85,15 @@ class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
         0.0,
         "Pixels between training and held-out tiles, on the ground; --split region needs images that say where they lie.",
     )
-    image_size: list[int] | None = argument(
-        None, "Height and width that tiles are resized to; default: 32 32."
-    )
-    resampling: str | None = argument(
-        None, "bicubic, or nearest for classes; default: nearest for files with a color table, else bicubic."
-    )
-    encoder: str = argument(
-        "convlstm", "convlstm, convgru, attention or ltae; simvp or tau of --target_type last-image."
-    )
+    image_size: list[int] | None = argument(None, "Height and width of resized tiles; default: 32 32.")
+    resampling: str | None = argument(None, "bicubic, or nearest (default with a color table) for classes.")
+    encoder: str = argument("convlstm", "convlstm, convgru, attention, ltae; simvp, tau for last-image.")
     dates: bool | None = argument(
         None,
         "See when frames were taken and for when the answer is; default: attention and ltae do where labels "
         "are dates, months or years.",
     )
-    backbone: str | None = argument(
-        None, "Frame encoder of --encoder attention and ltae: a timm name, or a transformers backbone."
-    )
+    backbone: str | None = argument(None, "Frame encoder of attention and ltae: a timm or transformers name.")
     pretrained: bool = with_default(BackboneArguments, "pretrained", True)
     normalize: str = argument(
         "data",
@@ -150,12 +111,8 @@ class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
     translator_blocks: int = argument(8, "Blocks of simvp's and tau's translator.")
     patch_size: int = argument(4, "Pixels of a patch become channels (space to depth); 1: none.")
     dropout: float = argument(0.0, "Dropout in the head.")
-    loss: str = argument(
-        "huber", "mse, mae, huber, quantile, or gaussian (each answer with a spread of its own)."
-    )
-    quantiles: list[float] | None = argument(
-        None, "Of the quantile loss; default: the coverage's ends and 0.5."
-    )
+    loss: str = argument("huber", "mse, mae, huber, quantile, or gaussian (a spread for each answer).")
+    quantiles: list[float] | None = argument(None, "Of the quantile loss; default: coverage's ends and 0.5.")
     coverage: float = argument(0.9, "Share of tiles that the interval shall hold.")
     interval_groups: str = argument(
         "none",
@@ -184,9 +141,7 @@ class TileTrainingArguments(FinetuneArguments):
     per_device_eval_batch_size: int = argument(256, "Tiles in a batch of evaluation.")
     learning_rate: float = argument(3e-3, "Peak learning rate.")
     augment: bool = argument(True, "Turn and mirror tiles, all frames alike.")
-    frame_dropout: float = argument(
-        0.0, "Chance of a seen frame to be masked in training; at least one of a tile stays."
-    )
+    frame_dropout: float = argument(0.0, "Chance of a frame to be masked in training; one of a tile stays.")
     cache_workers: int | None = argument(None, "Processes that cut tiles; default: one a core.")
 
     def __post_init__(self) -> None:

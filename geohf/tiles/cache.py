@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 
 from geohf.errors import DataError
 from geohf.tiles.align import PLACE
-from geohf.tiles.rasters import SIDECARS, open_raster
+from geohf.tiles.rasters import beside, open_raster
 from geohf.tiles.sources import BandFiles, RasterFile, local_file
 from geohf.tiles.stores import StoreFrame
 from geohf.tiles.table import TileTable
@@ -37,13 +37,7 @@ class ArrayFile:
     """An array of a .npy file, whose rows are read.
 
     They are not taken from the memory map: pages of a map count as this process's memory, and a shuffled pass touches
-    them all.
-
-    Args:
-        path: of the file.
-
-    Raises:
-        DataError: it is damaged.
+    them all. A damaged file is a DataError.
     """
 
     def __init__(self, path: Path):
@@ -53,6 +47,7 @@ class ArrayFile:
             self._file = os.open(path, os.O_RDONLY)
         except (OSError, ValueError) as error:
             raise DataError(f"{path.parent}: is damaged ({error}); delete it") from None
+        self.shape = self.array.shape
         weakref.finalize(self, os.close, self._file)
 
     def __reduce__(self):  # a worker process opens the file itself; the array's bytes never travel
@@ -85,11 +80,7 @@ class TilePixels:
     nodata: float | None = None
 
     def read(self, rows: Sequence[int] | np.ndarray, steps: np.ndarray | None = None) -> np.ndarray:
-        """Some tiles' frames, (len(rows), steps, height, width, bands), padded to the largest tile.
-
-        Args:
-            steps: (len(rows), n) which steps of each tile; None: all.
-        """
+        """Some tiles' frames of these steps (len(rows), n), or of all: (len(rows), n, height, width, bands), padded."""
         raise NotImplementedError
 
     def masks(self, rows: Sequence[int] | np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -102,11 +93,7 @@ class TilePixels:
         return self.masks([row], np.asarray(steps)[None])[0, :, :height, :width]
 
     def tile(self, row: int, steps: np.ndarray | None = None) -> np.ndarray:
-        """One tile's frames without padding, (steps, height, width, bands).
-
-        Args:
-            steps: (n,) which steps; None: all.
-        """
+        """One tile's frames of these (n,) steps, or of all, without padding, (steps, height, width, bands)."""
         height, width = self.sizes[row]
         return self.read([row], None if steps is None else np.asarray(steps)[None])[0, :, :height, :width]
 
@@ -188,20 +175,17 @@ def cache_key(table: TileTable) -> str:
 
 
 def file_facts(path: RasterFile | os.PathLike) -> str:
-    """An image's path (of a stack those of all its files), and its and its mask's size and time of change; of a VRT those of the files that it shows, too; of what
-    lies in a zip file the zip's, elsewhere none.
+    """An image's path (of a stack those of all its files), and size and time of change of it and of what lies `beside` it; of a
+    VRT those of the files that it shows, too; of what lies in a zip file the zip's, elsewhere none.
     """
     if isinstance(path, BandFiles):
         return " ".join(map(file_facts, path.files))
     if isinstance(path, StoreFrame):
         return f"{os.path.abspath(path.store)} {path.names} {path.step} {path.facts}"
     facts, held = os.path.abspath(path), local_file(path)
-    files = [] if held is None else [held, *(Path(f"{path}{ending}") for ending in SIDECARS)]
+    files = [] if held is None else [held, *beside(path)]
     if held is not None and held.suffix.lower() == ".vrt":
         with open_raster(path) as raster:
             files += [Path(file) for file in raster.files]
-    for file in files:
-        if file == held or file.exists():
-            stat = file.stat()
-            facts += f" {stat.st_size} {stat.st_mtime_ns}"
-    return facts
+    stats = [file.stat() for file in files if file == held or file.exists()]
+    return " ".join([facts, *(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats)])

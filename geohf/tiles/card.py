@@ -44,10 +44,8 @@ def card_data(trainer: TileSequenceTrainer, evaluation: Evaluation) -> CardData:
     """What the template of the tile task asks for, see `model_cards/tiles.md`."""
     rows, baselines = evaluation.dataset, evaluation.details["baselines"]
     chief, image = chief_baseline(baselines), trainer.config.head == "image"
-    words = {
-        "persistence": "the last image" if image else "the last known value",
-        "mean": "the mean of the training rows",
-    }
+    last = "the last image" if image else "the last known value"
+    words = {"persistence": last, "mean": "the mean of the training rows"}
     drawn = unit = "samples"
     facts = {"leaks": False, "steps": None} | trainer.data_facts(evaluation, unit)
     if isinstance(rows, TileSequences) and rows.table is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
@@ -121,15 +122,15 @@ class TileSequenceConfig(GeoConfig):
         self.kernel_sizes = list(self.kernel_sizes or [3] * len(self.hidden_sizes))
         self.targets = list(self.targets or ["target"])
         self.band_mean, self.band_std = list(self.band_mean or [0.0] * 3), list(self.band_std or [1.0] * 3)
-        n = len(self.targets)
-        for name, value in (
-            ("level_mean", 0.0),
-            ("level_std", 1.0),
-            ("last_slope", 1.0),
-            ("change_mean", 0.0),
-            ("change_std", 1.0),
-        ):
-            setattr(self, name, list(getattr(self, name) or [value] * n))
+        scales = {
+            "level_mean": 0.0,
+            "level_std": 1.0,
+            "last_slope": 1.0,
+            "change_mean": 0.0,
+            "change_std": 1.0,
+        }
+        for name, value in scales.items():
+            setattr(self, name, list(getattr(self, name) or [value] * len(self.targets)))
         if self.loss == "quantile":
             tail = (1 - self.coverage) / 2
             self.quantiles = list(self.quantiles or (tail, 0.5, 1 - tail))
@@ -159,10 +160,9 @@ class TileSequenceConfig(GeoConfig):
     def validate_architecture(self):
         """Refuse settings that do not go together (called by transformers)."""
         super().validate_architecture()
-        if len(self.kernel_sizes) != len(self.hidden_sizes):
-            raise ValueError(
-                f"{len(self.kernel_sizes)} kernel_sizes for {len(self.hidden_sizes)} hidden_sizes"
-            )
+        kernels, layers = len(self.kernel_sizes), len(self.hidden_sizes)
+        if kernels != layers:
+            raise ValueError(f"{kernels} kernel_sizes for {layers} hidden_sizes")
         if any(size % 2 == 0 for size in self.kernel_sizes):
             raise ValueError(f"kernel_sizes must be odd, got {self.kernel_sizes}")
         if self.norm == "group" and any(size % 4 for size in self.hidden_sizes):
@@ -174,19 +174,14 @@ class TileSequenceConfig(GeoConfig):
         if len(self.band_std) != self.bands:
             raise ValueError(f"{len(self.band_std)} band_std for {self.bands} band_mean")
         if self.framewise and (self.vision_config is None or self.head == "image"):
-            raise ValueError(
-                f"encoder {self.encoder!r} needs a frame encoder, and cannot answer with an image"
-            )
+            raise ValueError(f"encoder {self.encoder!r} needs a frame encoder, and answers with no image")
         self._validate_frames()
         if self.head == "image" and self.loss in ("quantile", "gaussian"):
             raise ValueError("an image is learned with mse, mae or huber")
-        if self.loss == "quantile" and (
-            len(self.quantiles) % 2 == 0
-            or any(b <= a for a, b in zip([0, *self.quantiles], [*self.quantiles, 1], strict=True))
-        ):
-            raise ValueError(
-                f"quantiles must be an odd number of ascending shares in (0, 1), got {self.quantiles}"
-            )
+        if self.loss == "quantile":
+            shares = self.quantiles
+            if len(shares) % 2 == 0 or any(b <= a for a, b in pairwise([0, *shares, 1])):
+                raise ValueError(f"quantiles must be an odd number of ascending shares in (0, 1): {shares}")
 
     def _validate_frames(self) -> None:
         """Of models that answer with frames."""

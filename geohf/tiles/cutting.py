@@ -107,10 +107,11 @@ def _lay_out(folder: Path, table: TileTable) -> None:
     with FileLock(folder / "locks" / "layout"):
         if (folder / "index.json").exists():
             return
+        *shape, width, _ = tiles_shape(table)
         try:
             reserve(folder / "tiles.npy", tiles_shape(table), table.dtype)
-            reserve(folder / "holes.npy", tiles_shape(table)[:2], "float32")
-            reserve(folder / "masks.npy", (*tiles_shape(table)[:3], -(-tiles_shape(table)[3] // 8)), "uint8")
+            reserve(folder / "holes.npy", (shape[0], shape[1]), "float32")
+            reserve(folder / "masks.npy", (*shape, -(-width // 8)), "uint8")
             np.save(folder / "sizes.npy", table.sizes)
         except OSError:
             (folder / "tiles.npy").unlink(missing_ok=True)
@@ -180,10 +181,8 @@ def hole_shares(mask: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         mask: (tiles, steps, height, width) bool.
         sizes: (tiles, 2) each tile's own height and width.
     """
-    shares = [
-        tile[:, :height, :width].mean((1, 2)) for tile, (height, width) in zip(mask, sizes, strict=True)
-    ]
-    return np.stack(shares).astype(np.float32)
+    pairs = zip(mask, sizes, strict=True)
+    return np.stack([tile[:, :h, :w].mean((1, 2)) for tile, (h, w) in pairs]).astype(np.float32)
 
 
 def _cut_strip(path: RasterFile, table: TileTable, rows, strip: tuple[int, int], out, mask) -> None:

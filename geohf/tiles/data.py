@@ -34,8 +34,6 @@ from geohf.tiles.windows import TileWindows, make_windows
 
 logger = logging.getLogger(__name__)
 DERIVED = ("ndvi_fall", "color_share")
-
-
 HOW = {"region": "whole regions", "blocks": "whole blocks of a region", "random": "tile by tile at random"}
 
 
@@ -70,18 +68,17 @@ def load(options: TileArguments, args: TileTrainingArguments | None = None) -> T
     source = _load(options, args)
     held_out = _held_out_steps(options, source.table)
     shares = {"test": 0.0 if len(held_out) else options.test_share, "validation": options.validation_share}
-    tiles, buffer = split_tiles(
-        source.table, source.how, shares, args.seed, options.block_px, options.buffer_px, options.allow_leaks
-    )
+    settings = options.block_px, options.buffer_px, options.allow_leaks
+    tiles, buffer = split_tiles(source.table, source.how, shares, args.seed, *settings)
+    windows, how = source.windows, HOW[source.how]
     if not len(held_out):
-        return _divided(source, options, source.windows, tiles, buffer, HOW[source.how])
-    windows = source.windows
+        return _divided(source, options, windows, tiles, buffer, how)
     answered_last = windows.steps + options.prediction_length - 1
     before, asked = answered_last < held_out.min(), np.isin(windows.steps, held_out)
     unused = int((~before & ~asked).sum())
     if unused:
         logger.warning("%d windows at or after the first of --test_labels are not trained on", unused)
-    how = f"the labels {', '.join(options.test_labels or ())}, and for validation {HOW[source.how]}"
+    how = f"the labels {', '.join(options.test_labels or ())}, and for validation {how}"
     return _divided(source, options, windows.take(before), tiles, buffer, how, windows.take(asked))
 
 
@@ -93,10 +90,9 @@ def load_folds(options: TileArguments, args: TileTrainingArguments) -> Iterator[
     """
     source, folds = _load(options, args), options.folds or 0
     fold = fold_tiles(source.table, source.how, folds, args.seed, options.block_px)
+    settings = options.block_px, options.buffer_px, options.allow_leaks
     for number in range(folds):
-        tiles, buffer = fold_split(
-            source.table, fold, number, source.how, options.block_px, options.buffer_px, options.allow_leaks
-        )
+        tiles, buffer = fold_split(source.table, fold, number, source.how, *settings)
         how = f"{HOW[source.how]}, fold {number + 1} of {folds}"
         yield _divided(source, options, source.windows, tiles, buffer, how)
 
@@ -125,16 +121,8 @@ def _load(options: TileArguments, args: TileTrainingArguments) -> _Source:
         known = np.isfinite(table.values).any((0, 2))[:last]
         years = min(years, int(known[::-1].cumprod().sum()))
     years = max(years, 1) + len(table.labels) - last
-    windows = make_windows(
-        table,
-        cache,
-        options.task,
-        options.frames,
-        years,
-        options.max_nodata,
-        image,
-        answered=options.prediction_length,
-    )
+    asked = options.task, options.frames, years, options.max_nodata, image
+    windows = make_windows(table, cache, *asked, answered=options.prediction_length)
     how = options.split or default_split(table)
     return _Source(table, cache, windows, how, errors.rows, path, image, args.seed)
 
@@ -142,20 +130,18 @@ def _load(options: TileArguments, args: TileTrainingArguments) -> _Source:
 def _held_out_steps(options: TileArguments, table: TileTable) -> np.ndarray:
     """The steps of `--test_labels`, ascending; none where the option is not set."""
     known = {step_key(label): step for step, label in enumerate(table.labels)}
-    keys = [step_key(str(label)) for label in options.test_labels or ()]
-    lost = [label for label, key in zip(options.test_labels or (), keys, strict=True) if key not in known]
-    if lost:
-        raise DataError(f"--test_labels {lost[0]}: the labels are {shorten(table.labels)}")
-    steps = np.array(sorted({known[key] for key in keys}), np.int64)
+    asked = {label: step_key(label) for label in map(str, options.test_labels or ())}
     answered = options.prediction_length
-    if len(steps) and steps[0] <= answered:
-        raise DataError(
-            f"--test_labels {table.labels[steps[0]]}: no label before it can be a target with a frame before it"
-        )
-    if len(steps) and steps[0] + answered > len(table.labels):
-        raise DataError(
-            f"--test_labels {table.labels[steps[0]]}: --prediction_length {answered} needs as many labels from it on"
-        )
+    for label, key in asked.items():
+        if key not in known:
+            raise DataError(f"--test_labels {label}: the labels are {shorten(table.labels)}")
+    steps = np.array(sorted({known[key] for key in asked.values()}), np.int64)
+    if len(steps):
+        first = f"--test_labels {table.labels[steps[0]]}"
+        if steps[0] <= answered:
+            raise DataError(f"{first}: no label before it can be a target with a frame before it")
+        if steps[0] + answered > len(table.labels):
+            raise DataError(f"{first}: --prediction_length {answered} needs as many labels from it on")
     return steps
 
 
@@ -174,18 +160,12 @@ def _divided(
     splits |= {} if test is None else {"test": test}
     for name, part in splits.items():
         if not len(part):
-            raise DataError(
-                f"{table.source}: the split {name} holds no usable sample; use another --seed or share"
-            )
+            raise DataError(f"{table.source}: the split {name} is empty; use another --seed or share")
     look_at_pixels(table, source.cache, splits["train"])
     if not source.image:
         require_spread(table, splits["train"], source.cache)
-    facts = data_source(options.data) | {
-        "split": how,
-        "leaks": source.how == "random",
-        "left_out_for_buffer": buffer,
-        "steps": table.steps.unit,
-    }
+    facts = data_source(options.data) | {"split": how, "leaks": source.how == "random"}
+    facts |= {"left_out_for_buffer": buffer, "steps": table.steps.unit}
     parts = {name: TileSequences(source.cache, part, table=table) for name, part in splits.items()}
     labels = None
     if options.streaming:
@@ -239,14 +219,12 @@ def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors)
             inside = sorted(file.name for file in shown_in(raster_folder(source)))
             if not set(MARKS).isdisjoint(inside):
                 raise DataError(f"{source}: is a zipped zarr store; unzip it, and give its folder")
-            content = listed(inside)
             raise DataError(
-                f"{source}: holds no *{options.extension}, but {content or 'nothing'}; give a table of tiles, or the "
+                f"{source}: holds no *{options.extension}, but {listed(inside) or 'nothing'}; give a table of tiles, or the "
                 "folder of the images"
             )
-        return grid_tiles(
-            source, labels, options.tile_size, options.extension, options.nodata, reading, options.asset
-        )
+        how = options.tile_size, options.extension, options.nodata, reading, options.asset
+        return grid_tiles(source, labels, *how)
     if not source.is_file():
         raise DataError(f"{source}: no such table, and no folder of images either")
     if options.asset:
@@ -256,43 +234,31 @@ def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors)
     images = Path(options.image_dir or source.parent / "Images")
     labels = options.labels or found_labels(images)
     targets = [] if image or options.target_from else options.targets or [TARGET]
-    return load_table(
-        source,
-        images,
-        labels,
-        options.tile_size,
-        extension=options.extension,
-        targets=targets,
-        max_missing=options.max_missing,
-        nodata=options.nodata,
-        errors=errors,
-        reading=reading,
-    )
+    settings = {"extension": options.extension, "targets": targets, "max_missing": options.max_missing}
+    settings |= {"nodata": options.nodata, "errors": errors, "reading": reading}
+    return load_table(source, images, labels, options.tile_size, **settings)
 
 
 def _derived(options: TileArguments, table: TileTable, cache: TilePixels) -> np.ndarray:
-    if options.target_from == "ndvi_fall":
-        header = table.rasters[0]
-        colors = header.colors
-        for number in (options.nir, options.red):
-            if number <= len(colors) and colors[number - 1] == "alpha":
-                logger.warning(
-                    "%s: band %d is an alpha band by the images' headers, so where it is 0 nothing counts as measured; if "
-                    "it is none, gdal_edit.py -colorinterp_%d undefined says so",
-                    table.source,
-                    number,
-                    number,
-                )
-        chosen = table.reading.chosen(header.bands)
-        for flag, number in (("--nir", options.nir), ("--red", options.red)):
-            if number - 1 not in chosen and number <= len(colors):
-                raise DataError(
-                    f"{flag} {number} is none of the bands that are seen; name it in --bands, too"
-                )
-        nir, red = (chosen.index(n - 1) + 1 if n - 1 in chosen else n for n in (options.nir, options.red))
-        units = [(header.scales[i], header.offsets[i]) for i in chosen]
-        return ndvi_fall(cache, nir, red, units)
-    return color_share(cache, _counted(options))
+    if options.target_from == "color_share":
+        return color_share(cache, _counted(options))
+    header, numbers = table.rasters[0], {"--nir": options.nir, "--red": options.red}
+    chosen = table.reading.chosen(header.bands)
+    for flag, number in numbers.items():
+        if number > header.bands:
+            continue
+        if header.colors[number - 1] == "alpha":
+            logger.warning(
+                "%s: band %d is an alpha band by the images' headers, so where it is 0 nothing counts as measured; if "
+                "it is none, gdal_edit.py -colorinterp_%d undefined says so",
+                table.source,
+                number,
+                number,
+            )
+        if number - 1 not in chosen:
+            raise DataError(f"{flag} {number} is none of the bands that are seen; name it in --bands, too")
+    nir, red = (chosen.index(n - 1) + 1 if n - 1 in chosen else n for n in numbers.values())
+    return ndvi_fall(cache, nir, red, [(header.scales[i], header.offsets[i]) for i in chosen])
 
 
 def _counted(options: TileArguments) -> Sequence[int]:

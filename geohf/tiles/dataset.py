@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from geohf.data.streaming import is_stream
 from geohf.errors import DataError
-from geohf.tiles.answers import region_numbers
+from geohf.tiles.answers import region_name, region_numbers
 from geohf.tiles.cache import TilePixels
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.frames import known_alone, last_seen, prepare_frames, resizable
@@ -42,9 +42,7 @@ class BoundRows(Dataset):
             DataError: the rows are not bound to a model yet.
         """
         if self._config is None:
-            raise DataError(
-                "these rows belong to no model yet: rows.bound_to(model.config) gives its batches"
-            )
+            raise DataError("these rows belong to no model yet: rows.bound_to(model.config) gives batches")
         return self._config
 
     def __len__(self) -> int:
@@ -58,10 +56,9 @@ class BoundRows(Dataset):
 
     def key_arrays(self) -> dict[str, np.ndarray]:
         """What tells it from other windows."""
-        columns = dict(vars(self.windows))
-        if self._config is None or not self._config.dates:
-            columns.pop("dates")
-        return {name: column for name, column in columns.items() if column is not None}
+        dated = self._config is not None and self._config.dates
+        columns = vars(self.windows).items()
+        return {name: column for name, column in columns if column is not None and (dated or name != "dates")}
 
     def groups(self) -> np.ndarray:
         """(n,) what each row stands or falls with, where intervals are drawn."""
@@ -138,9 +135,7 @@ class TileSequences(BoundRows):
 
     def region_names(self) -> np.ndarray | None:
         """(n,) each window's region, where the table is known."""
-        return (
-            None if self.table is None else np.array(self.table.regions)[self.table.region[self.windows.rows]]
-        )
+        return None if self.table is None else self.table.names_of_regions(self.windows.rows)
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         """The windows as one batch."""
@@ -175,9 +170,7 @@ class TileSequences(BoundRows):
             columns["dates"] = torch.from_numpy(windows.dates)
         return columns
 
-    def _prepared(
-        self, raw: np.ndarray, holes: np.ndarray, sizes: np.ndarray, mask: np.ndarray
-    ) -> torch.Tensor:
+    def _prepared(self, raw, holes, sizes: np.ndarray, mask: np.ndarray) -> torch.Tensor:
         """(n, steps, height, width, bands) native and padded, to (n, steps, bands, *size) standardized."""
         n, steps, *_, bands = raw.shape
         config, size = self.config, tuple(self.config.image_size)
@@ -186,19 +179,15 @@ class TileSequences(BoundRows):
             here = np.flatnonzero((sizes == (height, width)).all(1))
             frames = raw[here, :, :height, :width].reshape(-1, height, width, bands)
             unmeasured = holes[here, :, :height, :width].reshape(-1, height, width)
-            scaling = config.band_mean, config.band_std
-            own = resizable(frames, config.reading)
-            ready = prepare_frames(own, size, *scaling, unmeasured, config.resampling)
-            out[here] = ready.unflatten(0, (len(here), steps))
+            settings = size, config.band_mean, config.band_std, unmeasured, config.resampling
+            out[here] = prepare_frames(resizable(frames, config.reading), *settings).unflatten(0, (-1, steps))
         out[~torch.from_numpy(mask)] = 0
         return out
 
     def _measured(self, holes: np.ndarray, target: torch.Tensor, sizes: np.ndarray) -> torch.Tensor:
         """The target frames with NaN where nothing was measured."""
         each = zip(target, holes, sizes.tolist(), strict=True)
-        return torch.stack(
-            [known_alone(frame, hole[:height, :width]) for frame, hole, (height, width) in each]
-        )
+        return torch.stack([known_alone(frame, hole[:h, :w]) for frame, hole, (h, w) in each])
 
 
 class TileRows(BoundRows):
@@ -226,8 +215,8 @@ class TileRows(BoundRows):
 
     def region_names(self) -> np.ndarray | None:
         """(n,) what the rows' `region` says, where all have one."""
-        names = [self.rows[i].get("region") for i in range(len(self))]
-        return None if None in names else np.array(names).astype(str)
+        names = [region_name(self.rows[i].get("region")) for i in range(len(self))]
+        return np.array(names) if all(names) else None
 
     @property
     def windows(self) -> TileWindows:  # type: ignore[override]
@@ -239,22 +228,20 @@ class TileRows(BoundRows):
     def windows_of(self, targets: list[str]) -> TileWindows:
         """One window per row, with the numbers of these targets; their frames are not told."""
         n = len(self.rows)
-        truth, last = (np.full((n, len(targets)), np.nan) for _ in range(2))
+        truth, last, trend = (np.full((n, len(targets)), np.nan) for _ in range(3))
         unseen: list[int] = []
         for i in range(n):
             row = self.rows[i]
             if shows_nothing(row):
                 unseen.append(i)
-            if not targets:
-                continue
-            truth[i] = numbers_of(row.get("labels"), targets, f"row {i}, labels")
-            last[i] = numbers_of(row.get("last_values"), targets, f"row {i}, last_values")
+            if targets:
+                truth[i] = numbers_of(row.get("labels"), targets, f"row {i}, labels")
+                last[i] = numbers_of(row.get("last_values"), targets, f"row {i}, last_values")
         if unseen:
-            more = (
-                f", as in {len(unseen)} of {n} rows; leave them out" if len(unseen) > 1 else "; leave it out"
-            )
+            more = f", as in {len(unseen)} of {n} rows; leave them out"
+            more = more if len(unseen) > 1 else "; leave it out"
             raise DataError(f"row {unseen[0]}: shows no frame, all are missing or masked{more}")
-        frames, mask, trend = np.zeros((n, 0), np.int64), np.zeros((n, 0), bool), np.full_like(last, np.nan)
+        frames, mask = np.zeros((n, 0), np.int64), np.zeros((n, 0), bool)
         return TileWindows(np.arange(n), np.zeros(n, np.int64), frames, mask, truth, last, trend)
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:

@@ -146,7 +146,7 @@ class EncodesTiles:
         step_mask = None if step_mask is not None and bool(step_mask.all()) else step_mask
         seen = self._seen_dates(frames, step_mask, dates)
         of_frames = self._features if features is None else self._over_time
-        state = of_frames(frames, step_mask, None if seen is None else seen[0])
+        state = of_frames(frames, step_mask, seen and seen[0])
         return state if seen is None else state + self.answer_date(seen[1])
 
     def _seen_dates(self, frames, step_mask, dates) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -157,21 +157,16 @@ class EncodesTiles:
             raise DataError(
                 "this model sees dates: give every sample the `dates` of its frames and the `date` of its answer"
             )
-        if step_mask is None:
-            step_mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
-        of_frames, of_answer = date_features(dates, step_mask)
+        of_frames, of_answer = date_features(dates, _all_seen(frames) if step_mask is None else step_mask)
         return of_frames.to(self.dtype), of_answer.to(self.dtype)
 
     def _features(self, pixel_values, step_mask, dates) -> torch.Tensor:
         if not self.config.framewise:
             state = self.tower(pixel_values, step_mask, None if dates is None else date_planes(dates))
             return torch.cat([state.mean((-2, -1)), state.amax((-2, -1))], -1)
-        if step_mask is None:
-            step_mask = torch.ones(pixel_values.shape[:2], dtype=torch.bool, device=pixel_values.device)
+        step_mask = _all_seen(pixel_values) if step_mask is None else step_mask
         seen = tower_features(self.tower, pixel_values[step_mask])  # missing frames cost nothing
-        features = seen.new_zeros(*step_mask.shape, seen.shape[-1])
-        features[step_mask] = seen
-        return self._over_time(features, step_mask, dates)
+        return self._over_time(_in_place(seen, step_mask), step_mask, dates)
 
     def _over_time(self, features, step_mask, dates) -> torch.Tensor:
         """(batch, steps, feature_size) of frames to (batch, width)."""
@@ -179,9 +174,17 @@ class EncodesTiles:
             raise DataError(
                 f"{features.shape[1]} frames, but the model's attention knows {self.config.frames} at most"
             )
-        if step_mask is None:
-            step_mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        step_mask = _all_seen(features) if step_mask is None else step_mask
         seen = self.projection(features[step_mask].to(self.dtype))
-        hidden = seen.new_zeros(*step_mask.shape, seen.shape[-1])
-        hidden[step_mask] = seen
-        return self.temporal(hidden, step_mask, dates)
+        return self.temporal(_in_place(seen, step_mask), step_mask, dates)
+
+
+def _all_seen(frames: torch.Tensor) -> torch.Tensor:
+    return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
+
+
+def _in_place(seen: torch.Tensor, step_mask: torch.Tensor) -> torch.Tensor:
+    """(seen steps, size) to (batch, steps, size), 0 where masked."""
+    out = seen.new_zeros(*step_mask.shape, seen.shape[-1])
+    out[step_mask] = seen
+    return out

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from geohf.tiles.cache import TilePixels
     from geohf.tiles.modeling import TileSequenceModel
 
-BY_STEP = ("step_mask", "dates")  # (n, steps, ...)
+
 OF_PIXELS = ("size", "image_mean", "image_std", "resampling", "reading")  # what a prepared frame depends on
 
 
@@ -131,25 +131,16 @@ def _of_rows(model: TileSequenceModel, rows: BoundRows, args: TileTrainingArgume
         parts.append(batch)
         device = model.device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bool(args.bf16)):
-            features += [
-                tower_features(tower, frames.to(device)).float().cpu()
-                for frames in pixels.split(args.feature_batch_size)
-            ]
+            for frames in pixels.split(args.feature_batch_size):
+                features.append(tower_features(tower, frames.to(device)).float().cpu())
     steps = max(part["step_mask"].shape[1] for part in parts)
-    columns = {}
-    for name in parts[0]:
-        columns[name] = torch.cat(
-            [
-                _longer(part[name], steps - part["step_mask"].shape[1]) if name in BY_STEP else part[name]
-                for part in parts
-            ]
-        )
+    for part in parts:
+        front = 0, 0, steps - part["step_mask"].shape[1], 0
+        part["step_mask"] = F.pad(part["step_mask"], front[2:])
+        if "dates" in part:
+            part["dates"] = F.pad(part["dates"], front)
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     mask = columns["step_mask"]
     numbers = torch.full(mask.shape, int(mask.sum()))
     numbers[mask] = torch.arange(int(mask.sum()))
     return FeatureRows(rows, columns, F.pad(torch.cat(features), (0, 0, 0, 1)), numbers)
-
-
-def _longer(column: torch.Tensor, steps: int) -> torch.Tensor:
-    """(n, steps, ...) with so many steps of zeros in front."""
-    return torch.cat([column.new_zeros(len(column), steps, *column.shape[2:]), column], 1)

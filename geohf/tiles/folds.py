@@ -50,22 +50,14 @@ class CrossValidation:
 
     def summary(self) -> dict[str, dict[str, dict[str, float]]]:
         """Way -> metric -> its mean over folds, its standard deviation (n - 1), its least and its largest value."""
-        ways = self.folds[0].metrics
-        names = {
-            way: [name for name in ways[way] if all(name in f.metrics[way] for f in self.folds)]
-            for way in ways
-        }
         spreads: dict[str, dict[str, dict[str, float]]] = {}
-        for way, metrics in names.items():
+        for way, metrics in self.folds[0].metrics.items():
             for name in metrics:
-                values = np.array([fold.metrics[way][name] for fold in self.folds])
-                spread = {
-                    "mean": values.mean(),
-                    "std": values.std(ddof=1),
-                    "min": values.min(),
-                    "max": values.max(),
-                }
-                spreads.setdefault(way, {})[name] = {key: float(value) for key, value in spread.items()}
+                values = [fold.metrics[way][name] for fold in self.folds if name in fold.metrics.get(way, ())]
+                if len(values) == len(self.folds):
+                    spread = {"mean": np.mean(values), "std": np.std(values, ddof=1)}
+                    spread |= {"min": np.min(values), "max": np.max(values)}
+                    spreads.setdefault(way, {})[name] = {key: float(value) for key, value in spread.items()}
         return spreads
 
     def write(self, folder: Path) -> None:
@@ -89,7 +81,9 @@ class CrossValidation:
             logger.warning("a fold's intervals were not calibrated: folds_coverage.csv is not written")
         else:
             write_csv(folder / "folds_coverage.csv", self.coverage())
-        plot_errors(folder / "folds_errors.png", table, *self._errors())
+        tiles = np.concatenate([fold.windows.rows for fold in self.folds])
+        errors = [np.abs(fold.answers[0][:, 0] - fold.windows.truth[:, 0]) for fold in self.folds]
+        plot_errors(folder / "folds_errors.png", table, tiles, np.concatenate(errors))
 
     def coverage(self) -> list[dict]:
         """A row per region, or per fold where there is one region: see `coverage_by`."""
@@ -98,22 +92,11 @@ class CrossValidation:
         high = np.concatenate([high for *_, high in answers if high is not None])
         rows = np.concatenate([fold.windows.rows for fold in self.folds])
         truth = np.concatenate([fold.windows.truth for fold in self.folds])
-        groups = np.array(table.regions)[table.region[rows]]
+        groups = table.names_of_regions(rows)
         if len(table.regions) == 1:
-            groups = np.repeat(
-                [f"fold {number}" for number in range(1, len(self.folds) + 1)],
-                [len(fold.windows) for fold in self.folds],
-            )
+            names = [f"fold {number}" for number in range(1, len(self.folds) + 1)]
+            groups = np.repeat(names, [len(fold.windows) for fold in self.folds])
         return coverage_by(groups, table.targets, low, high, truth)
-
-    def _errors(self) -> tuple[np.ndarray, np.ndarray]:
-        """Tiles and absolute errors of the first target, where its truth is known."""
-        rows = np.concatenate([fold.windows.rows for fold in self.folds])
-        errors = np.concatenate(
-            [np.abs(fold.answers[0][:, 0] - fold.windows.truth[:, 0]) for fold in self.folds]
-        )
-        known = np.isfinite(errors)
-        return rows[known], errors[known]
 
 
 def cross_validate(options: TileArguments, args: TileTrainingArguments) -> CrossValidation:
@@ -133,16 +116,15 @@ def cross_validate(options: TileArguments, args: TileTrainingArguments) -> Cross
         settings.output_dir = str(Path(args.output_dir) / "folds" / str(number))
         settings.push_to_hub = False
         set_seed(args.seed)
-        trainer = TileSequenceTrainer(
-            make_model(options, data), settings, train_dataset=data.train, eval_dataset=data.validation
-        )
+        rows = {"train_dataset": data.train, "eval_dataset": data.validation}
+        trainer = TileSequenceTrainer(make_model(options, data), settings, **rows)
         trainer.train()
         result = trainer.evaluate(data.test)
-        config, rows = trainer.model.config, data.test
-        answers = answers_of(config, result.details["outputs"].raw, result.details["outputs"].region)
+        outputs = result.details["outputs"]
+        answers = answers_of(trainer.model.config, outputs.raw, outputs.region)
         metrics = {"model": result.values_by_name, **result.details["baselines"]}
-        folds.append(Fold(rows.windows, answers, metrics))
-        table = rows.known_table
+        folds.append(Fold(data.test.windows, answers, metrics))
+        table = data.test.known_table
         logger.info("fold %d of %d: %s", number, options.folds, metrics["model"])
     assert table is not None  # there are three folds or more
     return CrossValidation(table, folds)

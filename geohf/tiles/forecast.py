@@ -71,9 +71,8 @@ def rolled_changes(
     for _ in range(answered):
         if change is not None:
             maps = tower.step((newest + change).to(frames.dtype), states)
-        step = F.pixel_shuffle(
-            head(maps if shift is None else maps + shift[..., None, None]), tower.patch_size
-        )
+        seen = maps if shift is None else maps + shift[..., None, None]
+        step = F.pixel_shuffle(head(seen), tower.patch_size)
         change = step if change is None else change + step
         changes.append(change)
     return torch.stack(changes, 1)

@@ -76,7 +76,7 @@ def fill_holes(frames: np.ndarray, holes: np.ndarray, resampling: str = "bicubic
         else:
             mean = frame[~hole].mean(0, dtype=np.float64)
             # to the nearest number: of a band of ones and zeros the more frequent one
-            frame[hole] = (mean.round() if frame.dtype.kind in "iu" else mean).astype(frame.dtype)
+            frame[hole] = (mean.round() if frame.dtype.kind in "biu" else mean).astype(frame.dtype)
     return frames
 
 
@@ -98,16 +98,14 @@ def resize_frames(frames: np.ndarray, size: Sequence[int], resampling: str = "bi
     out = torch.from_numpy(np.empty((n, *size, bands), np.float32))
     if not frames.flags.writeable:
         frames = frames.copy()
+    nearest = resampling == "nearest"
+    mode, smooth = ("nearest-exact", False) if nearest else ("bicubic", True)
     for start in range(0, n, CHUNK):
         part = frames[start : start + CHUNK]
         pixels = torch.from_numpy(part if part.dtype == np.uint8 else part.astype(np.float32))
         if (height, width) != tuple(size):
-            mode = (
-                {"mode": "nearest-exact"}
-                if resampling == "nearest"
-                else {"mode": "bicubic", "antialias": True}
-            )
-            pixels = F.interpolate(pixels.movedim(-1, 1), tuple(size), **mode).movedim(1, -1)
+            resized = F.interpolate(pixels.movedim(-1, 1), tuple(size), mode=mode, antialias=smooth)
+            pixels = resized.movedim(1, -1)
         out[start : start + CHUNK] = pixels  # while it is in the cache
     return out
 

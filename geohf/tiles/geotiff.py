@@ -41,14 +41,9 @@ def write_geotiff(
     profile |= {"height": grid.height, "width": grid.width, "count": len(names), "bigtiff": "if_safer"}
     if grid.located:
         profile |= {"crs": grid.crs, "transform": grid.affine}
-    try:
-        with atomic_path(path) as temporary:
-            with rasterio.open(temporary, "w", **profile) as file:
-                file.descriptions = tuple(names)
-                yield file
-            _without_sidecars(path)
-    except gdal_errors() as error:
-        raise DataError(f"{path}: cannot be written ({error.__cause__ or error})") from None
+    with _written(path) as temporary, rasterio.open(temporary, "w", **profile) as file:
+        file.descriptions = tuple(names)
+        yield file
 
 
 def write_cog(
@@ -79,23 +74,19 @@ def write_cog(
     with write_geotiff(whole, grid, names) as file:
         for line, strip in strips:
             file.write(strip, window=Window(0, line, grid.width, strip.shape[1]))
-    overviews = "nearest" if resampling == "nearest" else "average"
+    profile = {"driver": "COG", "compress": "deflate", "bigtiff": "if_safer"}
+    profile["overview_resampling"] = "nearest" if resampling == "nearest" else "average"
+    with _written(path) as temporary:
+        rasterio.shutil.copy(whole, temporary, **profile)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """The name to write to, see `atomic_path`; an older file's sidecars go, and GDAL's errors are DataErrors."""
     try:
         with atomic_path(path) as temporary:
-            rasterio.shutil.copy(
-                whole,
-                temporary,
-                driver="COG",
-                compress="deflate",
-                overview_resampling=overviews,
-                bigtiff="if_safer",
-            )
+            yield temporary
+        for ending in SIDECARS:
+            Path(f"{path}{ending}").unlink(missing_ok=True)
     except gdal_errors() as error:
         raise DataError(f"{path}: cannot be written ({error.__cause__ or error})") from None
-    _without_sidecars(path)
-
-
-def _without_sidecars(path: Path) -> None:
-    """Remove those of an older file under this name."""
-    for ending in SIDECARS:
-        Path(f"{path}{ending}").unlink(missing_ok=True)

@@ -35,10 +35,10 @@ def require_same_grid(
     Raises:
         DataError: they differ; says in what, and to warp them.
     """
-    for word, name in (("width", "width"), ("height", "height")):
-        one, other = getattr(first, name), getattr(raster, name)
+    for side in ("width", "height"):
+        one, other = getattr(first, side), getattr(raster, side)
         if one != other:
-            raise DataError(f"{path}: its {word} is {other}, but {start} has {one}; {advice}")
+            raise DataError(f"{path}: its {side} is {other}, but {start} has {one}; {advice}")
     if (first.crs is None) != (raster.crs is None):
         without, given = (path, start) if raster.crs is None else (start, path)
         raise DataError(
@@ -48,9 +48,8 @@ def require_same_grid(
     if first.gcps != raster.gcps:
         raise DataError(f"{path}: its ground control points are not those of {start}; {advice}")
     if first.crs is not None and raster.crs is not None and not _same_crs(first.crs, raster.crs):
-        raise DataError(
-            f"{path}: its CRS is {_crs_name(raster.crs)}, but {start} has {_crs_name(first.crs)}; {advice}"
-        )
+        one, other = _crs_name(first.crs), _crs_name(raster.crs)
+        raise DataError(f"{path}: its CRS is {other}, but {start} has {one}; {advice}")
     far = _farthest_corner_px(first, raster)
     if not far <= TOLERANCE_PX:
         raise DataError(
@@ -83,9 +82,7 @@ def require_same_kind(path: RasterFile, raster: RasterInfo, start: RasterFile, f
     what = _difference(pixel_kind(first), pixel_kind(raster))
     if what is not None:
         word, one, other = what
-        raise DataError(
-            f"{path}: its {word} is {other}, but {start} has {one}; these are other kinds of image"
-        )
+        raise DataError(f"{path}: its {word} is {other}, but {start} has {one}; these are of other kinds")
     if first.palette != raster.palette:
         _require_same_classes(path, raster, start, first)
 
@@ -127,8 +124,7 @@ def _difference(first: dict, other: dict) -> tuple[str, object, object] | None:
     for word, name in (("number of bands", "bands"), ("type", "dtype")):
         if first[name] != other[name]:
             return word, first[name], other[name]
-    pairs = enumerate(zip(first["names"], other["names"], strict=True), start=1)
-    for band, (one, two) in pairs:
+    for band, (one, two) in enumerate(zip(first["names"], other["names"], strict=True), start=1):
         if one and two and _without_date(one) != _without_date(two):
             return f"band {band}", one, two
     for band, (one, two) in enumerate(zip(first["colors"], other["colors"], strict=True), start=1):

@@ -80,9 +80,8 @@ def _place(raster: RasterInfo) -> _Place | None:
     frame, points = raster.crs or "", _on_map(raster, _RIM * (raster.width, raster.height))
     if raster.crs is not None:
         lon, lat = np.radians(transformed(raster.crs, "EPSG:4326", points)).T
-        globe = EARTH_RADIUS_M * np.stack(
-            [np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1
-        )
+        flat = np.cos(lat)
+        globe = EARTH_RADIUS_M * np.stack([flat * np.cos(lon), flat * np.sin(lon), np.sin(lat)], 1)
         if np.isfinite(globe).all():
             frame, points = "globe", globe
     center = points.mean(0)

@@ -175,9 +175,7 @@ def fit_together(
     nodata: set[float] = set()
     silent: RasterFile | None = None
     reading = reading or Reading()
-    files = [
-        stacked(file, reading, nodata_of_silent) if isinstance(file, BandFiles) else file for file in files
-    ]
+    files = [stacked(f, reading, nodata_of_silent) if isinstance(f, BandFiles) else f for f in files]
     for path in (file for file in files if file is not None):
         raster = inspect_raster(path)
         nodata |= {value for value in raster.nodata if value is not None}
@@ -230,9 +228,9 @@ def common_nodata(images: Sequence[RegionImages]) -> float | None:
     values = {value for image in images for value in image.nodata if np.isfinite(value)}
     silent = next((image.silent for image in images if image.silent is not None), None)
     if len(values) > 1 and silent is not None:
+        named = ", ".join(f"{value:g}" for value in sorted(values))
         raise DataError(
-            f"the images name different nodata values ({', '.join(f'{v:g}' for v in sorted(values))}), and {silent} "
-            "names none; say which it has with --nodata"
+            f"the images name different nodata values ({named}), and {silent} names none; say which it has with --nodata"
         )
     return values.pop() if len(values) == 1 else None
 

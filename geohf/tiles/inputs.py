@@ -46,9 +46,8 @@ class TileSamples(Sequence):
             times = table.steps.times
             typical = np.median(np.diff(times)) if config.task == "forecast" else 0.0
             if table.steps.unit not in DATED:
-                raise DataError(
-                    f"{table.source}: the model sees dates, and the labels {shorten(table.labels)} tell none"
-                )
+                told = f"the labels {shorten(table.labels)} tell no dates"
+                raise DataError(f"{table.source}: {told}, which the model sees")
             at = [StepTimes(times[[step]], table.steps.unit) for step in self.steps]
             self.dates = {"dates": at, "date": StepTimes(times[-1:] + typical, table.steps.unit)}
 
@@ -56,13 +55,9 @@ class TileSamples(Sequence):
         return len(self.cache)
 
     def __getitem__(self, row: Any) -> Any:
-        pixels = zip(
-            self.cache.tile(row, self.steps),
-            self.cache.tile_mask(row, self.steps),
-            self.seen[row],
-            strict=True,
-        )
-        frames = [with_mask(frame, holes) if seen else None for frame, holes, seen in pixels]
+        tile, masks = self.cache.tile(row, self.steps), self.cache.tile_mask(row, self.steps)
+        parts = zip(tile, masks, self.seen[row], strict=True)
+        frames = [with_mask(frame, holes) if seen else None for frame, holes, seen in parts]
         last = dict(zip(self.targets, self.last[row], strict=True))
         sample = {"frames": frames, "last_values": last, "region": self.regions[row]}
         return sample | (self.dates or {})
@@ -84,7 +79,6 @@ def read_tiles(source: str | Path, config: TileSequenceConfig) -> Part:
     known = columns_of(path)
     targets = [name for name in config.targets if find_column(known, [name.lower()]) is not None]
     table = _load(path, config, targets, RowErrors())
-    require_trained_table(table, config.pixel_kind)
     return list(map(str, table.tile_ids)), TileSamples(table, build_cache(table), config)
 
 
@@ -97,40 +91,30 @@ def labeled_tiles(source: str | Path, config: TileSequenceConfig, on_error: str 
     path = table_in(source)
     targets = [] if config.head == "image" else config.targets
     table = _load(path, config, targets, RowErrors(on_error))
-    require_trained_table(table, config.pixel_kind)
     cache = build_cache(table)
     return TileSequences(cache, windows_of(table, cache, config), config, table)
 
 
 def _load(path: Path, config: TileSequenceConfig, targets: list[str], errors: RowErrors) -> TileTable:
-    """A table with `Images` beside it, of boxes or of points, read as the model's training data were."""
+    """A table with `Images` beside it, of boxes or of points, read as the model's training data were, and of their kind."""
     images = path.parent / "Images"
     if config.window is None and has_points(path):
-        raise DataError(
-            f"{path}: names points, and the model was trained on tiles that have boxes; give region_coordinates"
-        )
+        trained = "the model was trained on tiles that have boxes"
+        raise DataError(f"{path}: names points, and {trained}; give region_coordinates")
     reading = Reading.from_config(config.reading)
     if reading.named_grid and config.window is None:
         raise DataError(
             f"{path}: the model was trained with --grid, and its boxes count pixels of that grid, which a model does not "
             "keep: warp the images onto it, with gdalwarp for example, and give them as samples of `frames`"
         )
-    return load_table(
-        path,
-        images,
-        found_labels(images),
-        config.window or 0,
-        targets=targets,
-        nodata=config.nodata,
-        errors=errors,
-        reading=reading,
-    )
+    settings = {"targets": targets, "nodata": config.nodata, "errors": errors, "reading": reading}
+    table = load_table(path, images, found_labels(images), config.window or 0, **settings)
+    require_trained_table(table, config.pixel_kind)
+    return table
 
 
 def _last_known(values: np.ndarray) -> np.ndarray:
     """(tiles, steps, targets) to the last finite value of each, NaN where there is none."""
-    if not values.shape[1]:
-        return np.full((len(values), values.shape[2]), np.nan)
     known = np.isfinite(values)
     newest = values.shape[1] - 1 - known[:, ::-1].argmax(1)
     return np.take_along_axis(values, newest[:, None], 1)[:, 0]

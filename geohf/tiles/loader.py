@@ -33,9 +33,8 @@ MOST_KEPT = 4  # times the bytes of the tiles that resized ones may take on the 
 class SequenceDataLoader:
     """Batches (X, y) of image sequences and their targets.
 
-    It indexes, counts and iterates as Keras' Sequence does: `loader[i]` is a batch, `len(loader)` their number,
-    and each pass over it has a new order where `shuffle` is set. Unlike the reference implementation's it does shuffle, knows the
-    target `last-image`, takes oblong `dim`s, and answers in float32.
+    As Keras' Sequence, `loader[i]` is a batch, `len(loader)` their number, and with `shuffle` each pass has a new order.
+    Unlike the reference implementation's it does shuffle, knows `last-image`, takes oblong `dim`s, and answers in float32.
 
     Args:
         labels: steps (years), oldest first.
@@ -46,11 +45,10 @@ class SequenceDataLoader:
         n_channels: the first bands to take.
         random_seed: of the order.
         shuffle: a new order for every pass.
-        normalize: divide by 255 (by the largest value of the type, for others than uint8; floats stay as they are).
+        normalize: divide by the largest value of the type, 255 for uint8; floats stay as they are.
         target_type: `target`, or `last-image`: X then ends before the last frame, which is y.
         extension: of the image files.
-        cache_dir: folder of tile caches. Resized frames are kept there, too, where they take at most four times the
-            bytes of the tiles; others are resized for every batch.
+        cache_dir: folder of tile caches, and of resized frames that take at most four times the tiles' bytes.
 
     Raises:
         DataError: the table or an image cannot be used.
@@ -169,20 +167,11 @@ class ResizedTiles:
         return out
 
 
-class KeptTiles(ArrayFile):
-    """Resized tiles, read back."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-
-def kept_frames(tiles: ResizedTiles) -> ResizedTiles | KeptTiles:
+def kept_frames(tiles: ResizedTiles) -> ResizedTiles | ArrayFile:
     """The tiles as a file in their cache, which is written where there is none; themselves where it would be large.
 
-    uint8 stays uint8, which the resize rounds to; other types are resized in float32. The file's name tells what
-    its content depends on beside the cache's own key; another torch may round otherwise. A disk that has no room for it
-    costs speed alone, and is told of.
+    uint8 stays uint8, which the resize rounds to; others become float32. The file's name tells what its content depends on
+    beside the cache's key; another torch may round otherwise. Without room on the disk a warning says so.
     """
     cache, dtype = tiles.cache, np.dtype(np.uint8 if tiles.cache.array.dtype == np.uint8 else np.float32)
     size = math.prod(tiles.shape) * dtype.itemsize
@@ -198,13 +187,13 @@ def kept_frames(tiles: ResizedTiles) -> ResizedTiles | KeptTiles:
         reason = f"{size / 2**30:.3g} GiB cannot be stored: {error.strerror}"
         logger.warning("%s: %s; frames are resized for every batch", path, reason)
         return tiles
-    return KeptTiles(path)
+    return ArrayFile(path)
 
 
 def _write(tiles: ResizedTiles, path: Path, dtype: np.dtype) -> None:
     from tqdm.auto import tqdm
 
-    temporary = path.with_suffix(".tmp")  # the same in every run: one that was killed leaves no second file
+    temporary = path.with_suffix(".tmp")  # the same in every run: killed ones leave no second file
     try:
         reserve(temporary, tiles.shape, dtype)
         offset = np.load(temporary, mmap_mode="r").offset

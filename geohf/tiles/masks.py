@@ -12,7 +12,7 @@ import numpy as np
 from geohf.errors import DataError
 from geohf.geo.crs import gdal_errors
 from geohf.tiles.align import same_grid, source_box, warped
-from geohf.tiles.rasters import CONVERTED, RasterInfo, mask_bands, open_raster, raster_info
+from geohf.tiles.rasters import CONVERTED, NamedBytes, RasterInfo, mask_bands, open_raster, raster_info
 from geohf.tiles.reading import AEF_NODATA, Reading, dequantized, one_hot
 from geohf.vision.images import held_by
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 Box = tuple[int, int, int, int]
+FileHeader = tuple[Any, RasterInfo]  # what `open_raster` takes, and messages name
 
 
 def read_window(
@@ -60,20 +61,9 @@ def read_window(
 def _read_own(
     raster: DatasetReader, box: Box, nodata: float | None = None, cloud_band: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels of a box (xmin, ymin, xmax, ymax), half open, and which of them were not measured.
+    """All bands of a box, in the type of `RasterInfo`, and what the file's nodata values, alpha band and mask rule out.
 
-    Asked are the file's own nodata values, band by band, its alpha band, and its mask.
-
-    Args:
-        nodata: the value that means "not measured" where the file says nothing at all.
-        cloud_band: its number, from 1: it is not measured, and holds other numbers where nothing was, as Landsat's QA_PIXEL
-            holds 1 where the bands are 0.
-
-    Returns:
-        (height, width, bands) in the type of `RasterInfo`, and (height, width) bool.
-
-    Raises:
-        DataError: a measured value does not fit in float32, of types that are read as such.
+    The cloud band holds other numbers where nothing was measured, as Landsat's QA_PIXEL holds 1 where the bands are 0.
     """
     from rasterio.enums import ColorInterp
 
@@ -110,31 +100,31 @@ def read_numbers(raster: DatasetReader, box: Box) -> np.ndarray:
 
 def read_frame(
     source: Any, nodata: float | None = None, reading: Reading | None = None, grid: RasterInfo | None = None
-) -> tuple[np.ndarray, np.ndarray, RasterInfo | None]:
+) -> tuple[np.ndarray, np.ndarray, FileHeader | None]:
     """One frame from whatever a user has.
 
     Args:
-        source: a path to a raster, its bytes, an open file, or an undecoded cell of datasets; an array or tensor of shape (height, width) or (height, width, bands), a masked
-            array among them (`numpy.ma`); or a PIL image.
+        source: a path to a raster, its bytes, an open file, or an undecoded cell of datasets; an array or tensor (height, width)
+            or (height, width, bands), perhaps masked (`numpy.ma`); or a PIL image.
         nodata: the value that means "not measured" where the source does not say.
         reading: of files, see `read_window`; arrays hold the bands that a model sees, dequantized or in int8.
         grid: that files are read onto where the reading aligns them.
 
     Returns:
-        (height, width, bands) pixels, (height, width) which of them were not measured, and a file's header.
+        (height, width, bands) pixels, (height, width) which of them were not measured, and a file with its header.
 
     Raises:
         DataError: it cannot be read, or has another shape.
     """
-    source, name = held_by(source)
-    if isinstance(source, (str, os.PathLike, bytes)):
+    source, name = _held(source)
+    if _is_file(source):
         with open_raster(source) as raster:
-            called = name if isinstance(source, bytes) else os.fspath(source)
-            info = raster_info(raster, called)
+            info = raster_info(raster, source)
             if reading is not None:
-                reading.require_possible(called, info)
+                reading.require_possible(source, info)
             whole = info if grid is None or reading is None or not reading.align else grid
-            return *read_window(raster, (0, 0, whole.width, whole.height), nodata, reading, grid), info
+            frame, holes = read_window(raster, (0, 0, whole.width, whole.height), nodata, reading, grid)
+            return frame, holes, (source, info)
     if getattr(source, "mode", None) in ("YCbCr", "LAB", "HSV"):
         raise DataError(
             f"a picture is in {source.mode}, not in the bands of a raster; convert('RGB') makes it one"
@@ -155,27 +145,37 @@ def read_frame(
     if reading is not None and reading.class_values and frame.shape[-1] == 1:
         holes = nodata_pixels(frame, nodata) if own is np.ma.nomask else own.reshape(frame.shape)[..., 0]
         return one_hot(frame[..., 0], holes, reading.class_values, name or "an array"), holes, None
-    if own is not np.ma.nomask:
+    if own is np.ma.nomask:
+        holes = nodata_pixels(frame, nodata) | _transparent(source, frame)
+    else:
         own = own.reshape(frame.shape)
         holes = nodata_pixels(frame, None) | own.all(-1)
         if frame.dtype != np.uint8:  # of masks by band, the same rule
             holes |= (own & (frame != 0)).any(-1)
-    else:
-        holes = nodata_pixels(frame, nodata) | _transparent(source, frame)
     return _as_float32(frame, holes, "an array") if frame.dtype in CONVERTED else frame, holes, None
 
 
-def read_header(source: Any) -> RasterInfo | None:
-    """The header of a frame as `read_frame` takes it; None of what is no file.
+def read_header(source: Any) -> FileHeader | None:
+    """The file and header of a frame as `read_frame` takes it; None of what is no file.
 
     Raises:
         DataError: it cannot be read.
     """
-    source, name = held_by(source)
-    if not isinstance(source, (str, os.PathLike, bytes)):
+    source, _ = _held(source)
+    if not _is_file(source):
         return None
     with open_raster(source) as raster:
-        return raster_info(raster, name if isinstance(source, bytes) else os.fspath(source))
+        return source, raster_info(raster, source)
+
+
+def _held(source: Any) -> tuple[Any, str]:
+    """As `held_by`, whose bytes know their name."""
+    source, name = held_by(source)
+    return NamedBytes.of(source, name) if isinstance(source, bytes) else source, name
+
+
+def _is_file(source: Any) -> bool:
+    return isinstance(source, (str, os.PathLike, bytes))
 
 
 def _transparent(source: Any, frame: np.ndarray) -> np.ndarray | bool:

@@ -11,7 +11,7 @@ import torch
 from geohf.metrics.directions import HIGHER, LOWER, MetricInfo
 from geohf.metrics.intervals import bootstrap_intervals, share_interval
 from geohf.metrics.records import Metric, join_metrics
-from geohf.tiles.answers import intervals_of, margins_of
+from geohf.tiles.answers import intervals_of
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.image_metrics import image_measures, image_statistics
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 # of one target; of several, each under its target's name, and those without a unit as their mean, too
 UNIT = MetricInfo(False, "unit of the target")
 SHARES = {"r2": HIGHER, "r2_rate": HIGHER, "skill_persistence": HIGHER, "skill_trend": HIGHER}
-NUMBER_METRICS = {"mae": UNIT, "rmse": UNIT} | SHARES | {"nrmse": LOWER}
+LEVEL_METRICS = {"mae": UNIT, "rmse": UNIT}
+NUMBER_METRICS = LEVEL_METRICS | SHARES | {"nrmse": LOWER}
 IMAGE_METRICS = {"psnr": MetricInfo(True, "dB"), "ssim": HIGHER, "mae": UNIT, "nrmse": LOWER}
 # of several frames each
 IMAGE_METRICS |= {f"lead_*_{name}": metric for name, metric in IMAGE_METRICS.items()}
@@ -32,9 +33,7 @@ def metrics_of(targets: Sequence[str]) -> dict[str, MetricInfo]:
     """What `all_targets` measures of these targets, and `nrmse`."""
     if len(targets) < 2:
         return NUMBER_METRICS
-    each = {
-        f"{t}_{name}": metric for t in targets for name, metric in NUMBER_METRICS.items() if name != "nrmse"
-    }
+    each = {f"{t}_{name}": metric for t in targets for name, metric in (LEVEL_METRICS | SHARES).items()}
     return SHARES | {"nrmse": LOWER} | each
 
 
@@ -102,16 +101,10 @@ def all_targets(names: Sequence[str], predicted, truth, last, trend) -> dict[str
     each = [tile_metrics(predicted[:, k], truth[:, k], last[:, k], trend[:, k]) for k in range(len(names))]
     if len(names) == 1:
         return each[0]
-    whole = {
-        f"{name}_{key}": value
-        for name, metrics in zip(names, each, strict=True)
-        for key, value in metrics.items()
-    }
-    for key in ("r2", "r2_rate", "skill_persistence", "skill_trend"):
-        values = [metrics[key] for metrics in each if key in metrics]
-        if values:
-            whole[key] = float(np.mean(values))
-    return whole
+    pairs = zip(names, each, strict=True)
+    whole = {f"{name}_{key}": value for name, metrics in pairs for key, value in metrics.items()}
+    shares = {key: [metrics[key] for metrics in each if key in metrics] for key in SHARES}
+    return whole | {key: float(np.mean(values)) for key, values in shares.items() if values}
 
 
 def metrics_by(groups, names: Sequence[str], predicted, truth, last, trend) -> list[dict]:
@@ -140,8 +133,8 @@ def coverage_by(groups, targets: Sequence[str], low, high, truth) -> list[dict]:
             held = (low[here, k] <= truth[here, k]) & (truth[here, k] <= high[here, k])
             ends = share_interval(held) or (np.nan, np.nan)
             row = {"group": group, "target": target, "samples": int(here.sum()), "coverage": held.mean()}
-            row |= {"coverage_low": ends[0], "coverage_high": ends[1]}
-            rows.append(row | {"mean_width": (high - low)[here, k].mean()})
+            width = {"mean_width": (high - low)[here, k].mean()}
+            rows.append(row | {"coverage_low": ends[0], "coverage_high": ends[1]} | width)
     return rows
 
 
@@ -165,8 +158,7 @@ def number_measures(
         `all_targets`; `nrmse`, the error in units of each target's spread; and `coverage` where the model is
         calibrated.
     """
-    ends = intervals_of(config, values, margins_of(config, region))
-    middle, low, high = (part.double().numpy() for part in ends)
+    middle, low, high = (part.double().numpy() for part in intervals_of(config, values, region))
     spread = np.array(config.level_std if config.answers == "level" else config.change_std)
     metrics = all_targets(config.targets, middle, windows.truth, windows.last, windows.trend)
     error = ((middle - windows.truth) / spread)[np.isfinite(windows.truth)]
@@ -195,12 +187,8 @@ def baselines_of(
         return {"persistence": image_measures(same, labels, config)}
     windows, numbers = dataset.windows, {}
     mean = config.level_mean if train is None else np.nanmean(train.truth, 0)
-    guesses = {
-        "mean": np.broadcast_to(mean, windows.truth.shape),
-        "persistence": windows.last,
-        "trend": windows.trend,
-    }
-    for name, guess in guesses.items():
+    guesses = {"mean": np.broadcast_to(mean, windows.truth.shape), "persistence": windows.last}
+    for name, guess in (guesses | {"trend": windows.trend}).items():
         known = np.isfinite(guess)
         if known.any():
             truth = np.where(known, windows.truth, np.nan)

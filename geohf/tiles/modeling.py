@@ -86,9 +86,8 @@ class TileSequenceModel(EncodesTiles, GeoPreTrainedModel):
             self.head = last = nn.Conv2d(width, config.bands * config.patch_size**2, 1)
         else:
             last = nn.Linear(config.head_size, config.answers_per_target * len(config.targets))
-            self.head = nn.Sequential(
-                nn.Linear(features, config.head_size), nn.GELU(), nn.Dropout(config.dropout), last
-            )
+            first = nn.Linear(features, config.head_size)
+            self.head = nn.Sequential(first, nn.GELU(), nn.Dropout(config.dropout), last)
         # the first answer is the baseline's: the last value with the mean change, the last image, or the mean
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
@@ -120,9 +119,8 @@ class TileSequenceModel(EncodesTiles, GeoPreTrainedModel):
         require_weights(backbone_weights, pretrained)
         backbone = resolve_backbone(name, image_size, backbone_weights, in_chans=bands)
         side = backbone.image_processor["crop_size"]
-        config_fields.setdefault("encoder", "attention")
-        config_fields["image_size"] = [side["height"], side["width"]]
-        return cls.around(backbone, str(backbone_weights or name) if pretrained else None, **config_fields)
+        fields = {"encoder": "attention"} | config_fields | {"image_size": [side["height"], side["width"]]}
+        return cls.around(backbone, str(backbone_weights or name) if pretrained else None, **fields)
 
     @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:
@@ -187,14 +185,7 @@ class TileSequenceModel(EncodesTiles, GeoPreTrainedModel):
             labels = labels * torch.nan if last is None else torch.where(last.isfinite(), labels, torch.nan)
         return frames_items(self.config, labels)
 
-    def _next_frames(
-        self,
-        pixel_values: torch.Tensor | None,
-        step_mask: torch.Tensor | None,
-        labels: torch.Tensor | None,
-        dates: torch.Tensor | None,
-        loss_items: dict[str, torch.Tensor] | None,
-    ) -> TileSequenceOutput:
+    def _next_frames(self, pixel_values, step_mask, labels, dates, loss_items) -> TileSequenceOutput:
         if pixel_values is None:
             raise DataError("the model needs pixel_values")
         step_mask = None if step_mask is not None and bool(step_mask.all()) else step_mask
@@ -288,14 +279,13 @@ def make_model(options: TileArguments, data: TaskData) -> TileSequenceModel:
         height, width = fields.pop("image_size")
         if height != width:
             raise DataError(
-                f"--encoder {options.encoder} takes square tiles, --image_size is {height} x {width}"
+                f"--encoder {options.encoder} takes square tiles, no --image_size {height} x {width}"
             )
         if options.normalize == "backbone":
             fields |= backbone_scales(options.backbone, fields, as_sequences(data.train))
-        return TileSequenceModel.from_backbone(
-            options.backbone,
-            pretrained=options.pretrained,
-            image_size=height,
-            backbone_weights=options.backbone_weights,
-            **fields | {"patch_size": 1},
-        )
+        weights: dict[str, Any] = {
+            "pretrained": options.pretrained,
+            "backbone_weights": options.backbone_weights,
+        }
+        fields |= {"image_size": height, "patch_size": 1}
+        return TileSequenceModel.from_backbone(options.backbone, **weights, **fields)

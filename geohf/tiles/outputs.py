@@ -11,6 +11,7 @@ import numpy as np
 
 from geohf.geo.angles import wrap_degrees
 from geohf.geo.crs import transformed
+from geohf.io import refuse_overwriting
 from geohf.metrics.records import Evaluation
 from geohf.report.geojson import write_polygons
 from geohf.report.tables import write_csv
@@ -46,42 +47,36 @@ def write_outputs(
         For metrics.json: `baselines`, what persistence, the trend and the training mean would have said; `folds`, the
             spread of every metric.
     """
-    extra = {"baselines": evaluation.details["baselines"]} | (
-        {} if folds is None else {"folds": folds.summary()}
-    )
+    extra = {"baselines": evaluation.details["baselines"]}
+    extra |= {} if folds is None else {"folds": folds.summary()}
     if not trainer.args.should_save:
         return extra
     if folds is not None:
         folds.write(folder)
-    rows, values, config = evaluation.dataset, evaluation.details["outputs"].predictions, trainer.config
+    rows, outputs, config = evaluation.dataset, evaluation.details["outputs"], trainer.config
     mapped = isinstance(rows, TileSequences) and rows.table is not None
     if config.head == "image":
         if config.prediction_length > 1:
             write_csv(folder / "metrics_by_lead.csv", lead_rows(evaluation))
         if mapped:
             labels, _ = evaluation.details["images"]
-            error = (values - labels).square().flatten(1).nanmean(1).sqrt().numpy()
+            error = (outputs.raw - labels).square().flatten(1).nanmean(1).sqrt().numpy()
             images = [answer.image for answer in evaluation.predictions]
             image_filmstrip(folder / "filmstrip.png", rows, images, error)
     elif mapped:
-        answers = answers_of(config, values, evaluation.details["outputs"].region)
+        answers = answers_of(config, outputs.raw, outputs.region)
         split = trainer.data_facts(evaluation, "samples")["split_name"]
         write_numbers(folder, rows, split, answers)
         write_occlusion(folder, trainer, rows)
-        region, (_, low, high) = evaluation.details["outputs"].region, answers
-        if config.clusters is not None and region is not None and low is not None:
-            names = np.array(["the others", *(config.region_margins or {})])[region.long().numpy()]
+        _, low, high = answers
+        if config.clusters is not None and outputs.region is not None and low is not None:
+            names = np.array(["the others", *(config.region_margins or {})])[outputs.region.long().numpy()]
             covered = coverage_by(names, config.targets, low, high, rows.windows.truth)
             write_csv(folder / "coverage_by_cluster.csv", covered)
     else:
-        records = [
-            {"row": i}
-            | {
-                f"predicted_{name}" if name in config.targets else name: value
-                for name, value in answer.as_row().items()
-            }
-            for i, answer in enumerate(evaluation.predictions)
-        ]
+        named = {name: f"predicted_{name}" for name in config.targets}
+        cells = [answer.as_row().items() for answer in evaluation.predictions]
+        records = [{"row": i} | {named.get(k, k): v for k, v in row} for i, row in enumerate(cells)]
         write_csv(folder / "predictions.csv", records)
     return extra
 
@@ -110,13 +105,9 @@ def write_occlusion(folder: Path, trainer: TileSequenceTrainer, rows: TileSequen
     bands = [names[i] or f"band {i + 1}" for i in table.reading.chosen(len(names))]
     bands = bands if classes is None else [f"class {number}" for number in classes]
     frames, columns = _headings(rows.windows), [*bands, "the frame"]
-    write_csv(
-        folder / "occlusion.csv",
-        [
-            {"frame": frame} | dict(zip(columns, line, strict=True))
-            for frame, line in zip(frames, moved, strict=True)
-        ],
-    )
+    cells = [dict(zip(columns, line, strict=True)) for line in moved]
+    lines = [{"frame": frame} | row for frame, row in zip(frames, cells, strict=True)]
+    write_csv(folder / "occlusion.csv", lines)
     plot_occlusion(folder / "occlusion.png", moved, frames, columns, table.targets[0])
 
 
@@ -124,8 +115,8 @@ def write_numbers(folder: Path, rows: TileSequences, split: str, answers: Answer
     """Write all that can be said of predicted numbers.
 
     predictions.csv, metrics_by_region.csv, metrics_by_year.csv, tile_errors.png, filmstrip.png, with intervals
-    coverage_by_region.csv; where the images are georeferenced mosaics/<region>.tif, the newest predictions of each
-    region; and predictions.geojson of the regions whose CRS can be placed on the globe. The others are named in a warning.
+    coverage_by_region.csv; of georeferenced images mosaics/<region>.tif, each region's newest predictions, and
+    predictions.geojson; a warning names regions whose CRS has no place on the globe.
 
     Args:
         rows: that were predicted.
@@ -135,16 +126,12 @@ def write_numbers(folder: Path, rows: TileSequences, split: str, answers: Answer
     (predicted, low, high), table, windows = answers, rows.known_table, rows.windows
     records = prediction_rows(table, windows, split, answers)
     write_csv(folder / "predictions.csv", records)
-    for name, names, number in (
-        ("region", table.regions, table.region[windows.rows]),
-        ("year", table.labels, windows.steps),
-    ):
-        groups = np.array(names)[number]
+    regions, years = table.names_of_regions(windows.rows), np.array(table.labels)[windows.steps]
+    for name, groups in (("region", regions), ("year", years)):
         numbers = metrics_by(groups, table.targets, predicted, windows.truth, windows.last, windows.trend)
         write_csv(folder / f"metrics_by_{name}.csv", numbers)
     if low is not None and high is not None:
-        names = np.array(table.regions)[table.region[windows.rows]]
-        covered = coverage_by(names, table.targets, low, high, windows.truth)
+        covered = coverage_by(regions, table.targets, low, high, windows.truth)
         write_csv(folder / "coverage_by_region.csv", covered)
     _write_mosaics(folder / "mosaics", table, windows, predicted)
     errors = np.abs(predicted[:, 0] - windows.truth[:, 0])
@@ -152,8 +139,8 @@ def write_numbers(folder: Path, rows: TileSequences, split: str, answers: Answer
     if len(known):  # of the first target
         plot_errors(folder / "tile_errors.png", table, windows.rows[known], errors[known])
         strips = []
-        for word, i in _worst_and_best(windows.rows[known], errors[known]):
-            i = known[i]
+        for word, chosen in _worst_and_best(windows.rows[known], errors[known]):
+            i = known[chosen]
             caption = f"true {windows.truth[i, 0]:.3g}, predicted {predicted[i, 0]:.3g}"
             strips.append((f"{word}: {_title(rows, i)}\n{caption}", seen_frames(rows, i)))
         plot_filmstrip(folder / "filmstrip.png", strips, _headings(windows))
@@ -183,11 +170,11 @@ def prediction_rows(table: TileTable, windows: TileWindows, split: str, answers:
 def _write_areas(path: Path, table: TileTable, windows: TileWindows, rows: list[dict]) -> None:
     """The tiles of all regions with a CRS; a local one, for example, has no place on the globe."""
     rings: dict[int, np.ndarray] = {}
-    for region in np.unique(table.region[windows.rows]).tolist():
+    regions = table.region[windows.rows]
+    for region in np.unique(regions).tolist():
         if table.rasters[region].crs is None:
             continue
-        tiles = windows.rows[table.region[windows.rows] == region].tolist()
-        own = {tile: _ring(table, tile) for tile in tiles}
+        own = {tile: _ring(table, tile) for tile in windows.rows[regions == region].tolist()}
         if all(np.isfinite(ring).all() for ring in own.values()):
             rings |= own
         else:
@@ -200,16 +187,17 @@ def _write_areas(path: Path, table: TileTable, windows: TileWindows, rows: list[
 
 
 def _write_mosaics(folder: Path, table: TileTable, windows: TileWindows, predicted: np.ndarray) -> None:
-    located = np.array([raster.located for raster in table.rasters])[table.region[windows.rows]]
-    if not located.any():
-        return
-    newest = np.flatnonzero(located & (windows.steps == windows.steps[located].max()))
+    """The newest predictions of each region; those of an earlier run, of regions that this one did not ask, go."""
     names = [f"predicted_{target}" for target in table.targets]
-    regions = table.region[windows.rows[newest]]
-    for region in np.unique(regions).tolist():
-        here = newest[regions == region]
-        path = folder / f"{table.regions[region]}.tif"
-        write_mosaic(path, table, region, windows.rows[here], predicted[here], names)
+    regions = table.region[windows.rows]
+    for region, raster in enumerate(table.rasters):
+        path, here = folder / f"{table.regions[region]}.tif", np.flatnonzero(regions == region)
+        if raster.located and len(here):
+            here = here[windows.steps[here] == windows.steps[here].max()]
+            write_mosaic(path, table, region, windows.rows[here], predicted[here], names)
+        elif path.exists():
+            refuse_overwriting(path, files_of(table.files[region]))
+            path.unlink()
 
 
 def write_mosaic(
@@ -249,7 +237,8 @@ def _ring(table: TileTable, row: int) -> np.ndarray:
 
 
 def plot_errors(path: Path, table: TileTable, rows: np.ndarray, errors: np.ndarray) -> None:
-    """Every tile of `rows` in the color of its mean error in the first target."""
+    """Every tile of `rows` in the color of its mean error in the first target, where that is known."""
+    rows, errors = rows[np.isfinite(errors)], errors[np.isfinite(errors)]
     tiles, number = np.unique(rows, return_inverse=True)
     mean = np.bincount(number, errors) / np.bincount(number)
     sizes = {region: (r.height, r.width) for region, r in zip(table.regions, table.rasters, strict=True)}
@@ -270,9 +259,9 @@ def image_filmstrip(
     height, width, bands = predicted[0].shape[-3:]
     answered = len(predicted[0].reshape(-1, height, width, bands))
     for word, i in _worst_and_best(windows.rows, errors):
-        frames = seen_frames(rows, i)
+        frames, answers = seen_frames(rows, i), predicted[i].reshape(-1, height, width, bands)
         truth = rows.cache.tile(windows.rows[i], windows.steps[i] + np.arange(answered))
-        for true, answer in zip(truth, predicted[i].reshape(-1, height, width, bands), strict=True):
+        for true, answer in zip(truth, answers, strict=True):
             frames += [true, _as_pixels(answer, true.dtype)]
         strips.append((f"{word}: {_title(rows, i)}", frames))
     pairs = [("truth", "predicted")] if answered == 1 else [(f"true +{k}", f"+{k}") for k in range(answered)]

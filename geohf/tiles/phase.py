@@ -41,14 +41,13 @@ class TilePhaseTrainer(PhaseTrainer):
 
     def make_collator(self, model, training: bool):
         """Of whole batches of `TileSequences`, or of single rows."""
-        dropout = self.args.frame_dropout if training else 0.0
-        return TileCollator(model.config, augment=training and self.args.augment, frame_dropout=dropout)
+        if not training:
+            return TileCollator(model.config)
+        return TileCollator(model.config, self.args.augment, self.args.frame_dropout)
 
     def measured(self):
         """As `METRICS`, of images or of the model's targets."""
-        if self.config.head == "image":
-            return LOSS | IMAGE_METRICS
-        return LOSS | metrics_of(self.config.targets)
+        return LOSS | (IMAGE_METRICS if self.config.head == "image" else metrics_of(self.config.targets))
 
     def get_eval_dataloader(self, eval_dataset=None):
         """As `PhaseTrainer`'s; the rows are bound to the model."""
@@ -64,15 +63,18 @@ class TilePhaseTrainer(PhaseTrainer):
         return super().get_test_dataloader(self._measured_rows)
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        predicted: Any = prediction.predictions  # with clusters, also whose margins each row has
-        of_cluster = predicted[1] if isinstance(predicted, tuple) else None
-        predicted = predicted[0] if isinstance(predicted, tuple) else predicted
-        values, labels = (torch.from_numpy(np.asarray(part)) for part in (predicted, prediction.label_ids))
+        values, region = gathered(prediction.predictions)
         if self.config.head == "image":
-            return image_measures(values, labels, self.config)
+            return image_measures(values, torch.from_numpy(np.asarray(prediction.label_ids)), self.config)
         rows = self._measured_rows
-        region = rows.region_numbers(self.config) if of_cluster is None else torch.from_numpy(of_cluster)
+        region = rows.region_numbers(self.config) if region is None else region
         return number_measures(self.config, values, rows.windows, region)
+
+
+def gathered(predictions: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What transformers gathered of outputs: values, and of a model with clusters whose margins each row has."""
+    values, region = predictions if isinstance(predictions, tuple) else (predictions, None)
+    return torch.from_numpy(np.asarray(values)), None if region is None else torch.from_numpy(region)
 
 
 def calibrate(
@@ -90,28 +92,23 @@ def calibrate(
         truth: (n, targets), NaN where unknown.
         regions: (n,) names, where they are known.
     """
-    none = torch.zeros(len(config.targets))
-    _, low, high = (x.double().numpy() for x in intervals_of(config, values, none))
+    config.interval_margin = config.region_margins = None
+    _, low, high = (x.double().numpy() for x in intervals_of(config, values))
     missed = np.maximum(low - truth, truth - high)  # NaN where the truth is unknown
     config.interval_margin = _margins(missed, config.coverage)
-    config.region_margins = None
     if config.interval_groups == "none" or config.interval_margin is None:
         config.clusters = None
         return
-    if regions is None and config.interval_groups == "cluster":
-        return
     if regions is None:
-        raise DataError(
-            "--interval_groups region needs rows with a region, and the validation rows have none"
-        )
-    margins = {}
-    for name in np.unique(regions.astype(str)).tolist():
-        of_region = missed[regions.astype(str) == name]
+        if config.interval_groups == "cluster":
+            return
+        raise DataError("--interval_groups region needs rows with a region; validation rows have none")
+    margins, names = {}, regions.astype(str)
+    for name in np.unique(names).tolist():
+        of_region = missed[names == name]
         enough = (np.isfinite(of_region).sum(0) >= round(2 / (1 - config.coverage), 6)).all()
-        own = _margins(of_region, config.coverage) if enough else None
-        if own is not None:
-            margins[name] = own
-    config.region_margins = margins or None
+        margins[name] = _margins(of_region, config.coverage) if enough else None
+    config.region_margins = {name: own for name, own in margins.items() if own is not None} or None
 
 
 def _margins(missed: np.ndarray, coverage: float) -> list[float] | None:

@@ -64,7 +64,7 @@ def regions_in(image_dir: str | Path, labels: Sequence[str], extension: str) -> 
 
 def windows_of_points(
     points: np.ndarray, images: Mapping[str, RegionImages], tile_size: int, given: Sequence[str | None]
-) -> tuple[list[str], np.ndarray, dict[int, str]]:
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """The raster and the window of each point.
 
     Of rasters that overlap the one counts in which the point lies farthest from the rim.
@@ -76,10 +76,10 @@ def windows_of_points(
         given: each point's region where the table names it.
 
     Returns:
-        (n names; (n, 4) int32 boxes; number -> why a point has none).
+        ((n,) names; (n, 4) int32 boxes; number -> why a point has none).
     """
     boxes, depth = np.zeros((len(points), 4), np.int32), np.full(len(points), -np.inf)
-    names = [""] * len(points)
+    names: np.ndarray = np.full(len(points), "", object)
     for name, image in images.items():
         if image.raster is None or image.raster.crs is None:
             continue
@@ -87,16 +87,14 @@ def windows_of_points(
         rim = np.full(len(points), -np.inf)
         pixels = np.full(points.shape, np.nan)
         near = _may_lie_in(image.raster, points)
-        pixels[near] = points_in(
-            image.raster, transformed("EPSG:4326", image.raster.crs, points[near][:, ::-1])
-        )
+        on_map = transformed("EPSG:4326", image.raster.crs, points[near][:, ::-1])
+        pixels[near] = points_in(image.raster, on_map)
         rim[near] = _depth(image.raster, pixels[near])
         better = np.flatnonzero(wanted & (rim > depth))
         depth[better] = rim[better]
         corner = np.floor(pixels[better] - tile_size / 2 + 0.5).astype(np.int64)
         boxes[better] = np.concatenate([corner, corner + tile_size], 1)
-        for i in better.tolist():
-            names[i] = name
+        names[better] = name
     bad = {}
     for i in np.flatnonzero(np.isfinite(points).all(1)).tolist():
         raster = images[names[i]].raster if names[i] else None
@@ -105,9 +103,8 @@ def windows_of_points(
             where = "any raster" if given[i] is None else f"the raster {given[i]}"
             bad[i] = f"{at} lies outside of {where}"
         elif boxes[i].min() < 0 or boxes[i, 2] > raster.width or boxes[i, 3] > raster.height:
-            bad[i] = (
-                f"{at} lies {depth[i]:.3g} pixels from the rim of {names[i]}, a window of {tile_size} does not fit in"
-            )
+            away = f"{depth[i]:.3g} pixels from the rim of {names[i]}"
+            bad[i] = f"{at} lies {away}, a window of {tile_size} does not fit in"
     return names, boxes, bad
 
 
@@ -147,9 +144,7 @@ def steps_of_dates(dates: Sequence, labels: Sequence[str]) -> tuple[np.ndarray, 
     times = step_times(labels)
     starts = start_days(times)
     if starts is None:
-        raise DataError(
-            f"the column {DATE} needs labels that are dates, months or years; they are {shorten(labels)}"
-        )
+        raise DataError(f"the column {DATE} needs dates, months or years as labels, not {shorten(labels)}")
     longest = np.diff(starts).max()
     own = _LENGTHS.get(times.unit)  # the time of a single day lasts until the next label
     ends = None if own is None else start_days(StepTimes(times.times + own, times.unit))
@@ -212,15 +207,11 @@ def load_points(
     errors, reading = errors or RowErrors(), reading or Reading()
     labels, extension, source = labels_of(labels), dotted(extension), str(path)
     frame = read_named(path, targets, [*targets, *PLACES], [DATE, "region_id", "tile_id"])
-    images = find_images(
-        regions_in(image_dir, labels, extension), image_dir, labels, extension, errors.on_error, reading
-    )
+    there = regions_in(image_dir, labels, extension)
+    images = find_images(there, image_dir, labels, extension, errors.on_error, reading)
     points = frame[_point_columns(frame.columns, source)].to_numpy(np.float64)
-    given = (
-        [name_of(cell) or None for cell in frame["region_id"]]
-        if "region_id" in frame
-        else [None] * len(frame)
-    )
+    cells = frame["region_id"] if "region_id" in frame else [None] * len(frame)
+    given = [name_of(cell) or None for cell in cells]
     regions, boxes, bad = windows_of_points(points, images, tile_size, given)
     bad |= bad_point_reasons(points, source)
     bad |= dict.fromkeys(np.flatnonzero(np.isnan(points).any(1)).tolist(), "latitude or longitude is empty")
@@ -229,9 +220,8 @@ def load_points(
         steps, undated = steps_of_dates(frame[DATE].tolist(), labels)
         bad |= undated
     values = frame[list(targets)].to_numpy(np.float64) if targets else np.empty((len(frame), 0))
-    bad |= dict.fromkeys(
-        np.flatnonzero(~np.isfinite(values).all(1)).tolist(), "its target is empty or not a finite number"
-    )
+    unknown = np.flatnonzero(~np.isfinite(values).all(1)).tolist()
+    bad |= dict.fromkeys(unknown, "its target is empty or not a finite number")
     for row, reason in sorted(bad.items()):
         errors.add(source, int(frame.index[row]), reason)
     kept = np.array([row for row in range(len(frame)) if row not in bad], np.int64)
@@ -242,20 +232,14 @@ def load_points(
     if "tile_id" in frame:
         given_names = frame["tile_id"].map(name_of).to_numpy(object)[rows]
         names = given_names if len(set(given_names)) == len(rows) else names
-    return table_of_regions(
-        np.array(regions)[rows].tolist(),
-        images,
-        nodata,
-        source=source,
-        tile_ids=names,
-        boxes=boxes[rows],
-        labels=labels,
-        steps=step_times(labels),
-        targets=list(targets),
-        values=history,
-        reading=reading,
-        window=tile_size,
-    )
+    fields: dict[str, Any] = {
+        "labels": labels,
+        "steps": step_times(labels),
+        "targets": list(targets),
+        "values": history,
+    }
+    fields |= {"source": source, "reading": reading, "window": tile_size}
+    return table_of_regions(regions[rows], images, nodata, tile_ids=names, boxes=boxes[rows], **fields)
 
 
 def load_table(
@@ -281,9 +265,8 @@ def _by_window(
             rows.append(row)
         old = history[number, steps[row]]
         if (np.isfinite(old) & (old != values[row])).any():
-            reason = (
-                f"lies in the window of row {lines[rows[number]]}, with other values for {labels[steps[row]]}"
-            )
+            first = lines[rows[number]]
+            reason = f"lies in the window of row {first}, with other values for {labels[steps[row]]}"
             errors.add(source, int(lines[row]), reason)
         else:
             history[number, steps[row]] = values[row]

@@ -15,16 +15,25 @@ from geohf.errors import DataError
 from geohf.tiles.augmentation import fewer_seen, turned
 from geohf.tiles.frames import can_be_seen, known_alone, prepare_frames, resizable
 from geohf.tiles.grid import require_alignable, require_same_grid, require_same_kind, require_trained_kind
-from geohf.tiles.masks import read_frame, read_header, with_mask
+from geohf.tiles.masks import FileHeader, read_frame, read_header, with_mask
 from geohf.tiles.reading import Reading
 from geohf.tiles.samples import dates_of, numbers_of, require_known_keys
 from geohf.vision.processing import SampleProcessor
 
 if TYPE_CHECKING:
     from geohf.tiles.configuration import TileSequenceConfig
-    from geohf.tiles.rasters import RasterInfo
 
 logger = logging.getLogger(__name__)
+OF_CONFIG = (
+    "nodata",
+    "max_nodata",
+    "targets",
+    "resampling",
+    "pixel_kind",
+    "dates",
+    "reading",
+)  # fields of both
+ROW_KEYS = ("frames", "pixel_values", "step_mask", "labels", "last_values", "dates", "date", "region")
 FAR = 30  # spreads of the training pixels: so far from their mean lie pixels of another unit alone
 
 
@@ -42,25 +51,7 @@ class TileSequenceProcessor(SampleProcessor):
     size = {"height": 64, "width": 64}  # noqa: RUF012
     image_mean = (0.0,)
     image_std = (1.0,)
-    nodata = None
-    max_nodata = 0.5
-    targets = ()
-    resampling = "bicubic"
-    pixel_kind = None
-    dates = False
-    reading = None
-    call_settings = (
-        "size",
-        "image_mean",
-        "image_std",
-        "nodata",
-        "max_nodata",
-        "targets",
-        "resampling",
-        "pixel_kind",
-        "dates",
-        "reading",
-    )
+    call_settings = ("size", "image_mean", "image_std", *OF_CONFIG)
 
     def __init__(
         self,
@@ -86,13 +77,12 @@ class TileSequenceProcessor(SampleProcessor):
                 grid or are no images as the model was trained on, a sample has no frame, its frames' labels or files' names
                 go back in time, or its `last_values` do not name the model's targets.
         """
-        samples = [
-            self._sample(sample, f"sample {i}") for i, sample in enumerate(samples_of(images, dimensions=4))
-        ]
+        given = enumerate(samples_of(images, dimensions=4))
+        samples = [self._sample(sample, f"sample {i}") for i, sample in given]
         if not samples:
             raise DataError("there is no sample to prepare")
         steps = max(len(frames) for frames, *_ in samples)
-        size, reading = (self.size["height"], self.size["width"]), Reading.from_config(self.reading)
+        size = self.size["height"], self.size["width"]
         pixels = torch.zeros(len(samples), steps, len(self.image_mean), *size)
         mask = torch.zeros(len(samples), steps, dtype=torch.bool)
         shares = far = False
@@ -101,36 +91,44 @@ class TileSequenceProcessor(SampleProcessor):
             for t, frame in enumerate(frames, start=steps - len(frames)):
                 if frame is None:
                     continue
-                read, holes, raster = read_frame(frame, self.nodata, reading, first and first[1])
-                if raster is not None:
-                    require_trained_kind(frame, raster, self.pixel_kind)
-                    first = first or (frame, raster)
-                    require_same_kind(frame, raster, *first)
-                    (require_alignable if reading.align else require_same_grid)(frame, raster, *first)
+                read, holes, raster = self.read(frame, first)
+                first = first or raster
                 shares = shares or (raster is None and self._may_be_shares(read, holes))
                 mask[i, t] = bool(can_be_seen(holes.mean(), self.max_nodata))
                 pixels[i, t] = self._prepare(read, holes, where=f"sample {i}, step {t}")
                 far = far or bool(raster is None and mask[i, t] and pixels[i, t].abs().mean() > FAR)
             if not mask[i].any():
                 raise DataError(f"sample {i}: no frame is left to see, all are missing or without data")
+        trained = ", ".join(f"{mean:.4g}" for mean in self.image_mean)
         if shares:
             logger.warning(
                 "arrays of fractions hold nothing above 1, and the model was trained on pixels of %s in the mean: give them "
                 "in the unit of the training images",
-                ", ".join(f"{mean:.4g}" for mean in self.image_mean),
+                trained,
             )
         if far:
             logger.warning(
                 "pixels of arrays lie more than %d spreads from those of the training, which are around %s, in the mean of a frame: give "
                 "them in the unit of the training images, and mask what was not measured",
                 FAR,
-                ", ".join(f"{mean:.4g}" for mean in self.image_mean),
+                trained,
             )
         last = torch.tensor([values for _, values, *_ in samples], dtype=torch.float32)
         batch = {"pixel_values": pixels, "step_mask": mask, "last_values": last}
         if self.dates:
             batch["dates"] = _in_front([torch.from_numpy(dates) for *_, dates in samples])
         return batch
+
+    def read(self, frame: Any, first: FileHeader | None) -> tuple[np.ndarray, np.ndarray, FileHeader | None]:
+        """A frame as `read_frame` gives it; a file is of the kind of the training's, and lies on the grid of the `first`."""
+        reading = Reading.from_config(self.reading)
+        pixels, holes, raster = read_frame(frame, self.nodata, reading, first and first[1])
+        if raster is not None:
+            require_trained_kind(*raster, self.pixel_kind)
+            if first is not None:
+                require_same_kind(*raster, *first)
+                (require_alignable if reading.align else require_same_grid)(*raster, *first)
+        return pixels, holes, raster
 
     def _may_be_shares(self, frame: np.ndarray, holes: np.ndarray) -> bool:
         """Pixels that someone divided by their largest value, which the training's were not."""
@@ -140,17 +138,13 @@ class TileSequenceProcessor(SampleProcessor):
 
     def pixel_values(self, frames: Sequence[np.ma.MaskedArray]) -> torch.Tensor:
         """(n, bands, height, width) of single frames (height, width, bands), each masked where it was not measured."""
-        masks = [np.ma.getmaskarray(frame)[..., 0] for frame in frames]
-        pairs = zip(frames, masks, strict=True)
-        return torch.stack(
-            [self._prepare(frame.data, mask, f"frame {i}") for i, (frame, mask) in enumerate(pairs)]
-        )
+        pairs = enumerate((frame.data, np.ma.getmaskarray(frame)[..., 0]) for frame in frames)
+        return torch.stack([self._prepare(*pair, f"frame {i}") for i, pair in pairs])
 
     def _prepare(self, frame: np.ndarray, holes: np.ndarray, where: str) -> torch.Tensor:
-        if frame.shape[-1] != len(self.image_mean):
-            raise DataError(
-                f"{where}: has {frame.shape[-1]} bands, the model was trained on {len(self.image_mean)}"
-            )
+        bands, trained = frame.shape[-1], len(self.image_mean)
+        if bands != trained:
+            raise DataError(f"{where}: has {bands} bands, the model was trained on {trained}")
         size, scaling = (self.size["height"], self.size["width"]), (self.image_mean, self.image_std)
         own = resizable(frame[None].copy(), self.reading)
         return prepare_frames(own, size, *scaling, holes[None], self.resampling)[0]
@@ -179,18 +173,9 @@ class TileSequenceProcessor(SampleProcessor):
 
 def settings_of(config: TileSequenceConfig) -> dict[str, Any]:
     """What the processor of a model of this config is made with."""
-    return {
-        "size": dict(zip(("height", "width"), config.image_size, strict=True)),
-        "image_mean": config.band_mean,
-        "image_std": config.band_std,
-        "nodata": config.nodata,
-        "max_nodata": config.max_nodata,
-        "targets": config.targets,
-        "resampling": config.resampling,
-        "pixel_kind": config.pixel_kind,
-        "dates": config.dates,
-        "reading": config.reading,
-    }
+    size = dict(zip(("height", "width"), config.image_size, strict=True))
+    scales = {"image_mean": config.band_mean, "image_std": config.band_std}
+    return {"size": size} | scales | {name: getattr(config, name) for name in OF_CONFIG}
 
 
 # ---- batches of rows for the Trainer
@@ -222,29 +207,36 @@ def batch_of_rows(rows: Sequence[Mapping], config: TileSequenceConfig) -> dict[s
     """A user's rows as one batch; shorter sequences get masked steps in front.
 
     Args:
-        rows: each with `frames` as `model.predict` takes them, or `pixel_values` (steps, bands, height, width),
-            standardized, and perhaps `step_mask` (steps,) bool. `labels`: a number, one per target, or a dict by
-            target; for a model that answers with images the next frame, as the others are given, or a list of the
-            `prediction_length` next ones, None for a missing one. `last_values`,
-            the last known values, where there are any. For a model that sees dates: with `frames` the `dates` and
-            the `date` of a sample, with `pixel_values` `dates` (steps + 1, 2), see `geohf.tiles.dates.frame_dates`.
+        rows: each with `frames` as `model.predict` takes them, or `pixel_values` (steps, bands, height, width), standardized,
+            and perhaps `step_mask` (steps,) bool. `labels`: a number, one per target, or a dict by target; of a model that
+            answers with images the next frame, or a list of the `prediction_length` next ones, None for a missing one.
+            Perhaps `last_values`. For a model that sees dates: with `frames` the `dates` and the `date` of a sample, with
+            `pixel_values` `dates` (steps + 1, 2), see `geohf.tiles.dates.frame_dates`.
 
     Raises:
         DataError: a row has neither, or its numbers are not of the model's targets.
     """
     image = config.head == "image"
-    if "frames" in rows[0]:
+    require_known_keys(rows[0], "row 0 of the batch", ROW_KEYS)
+    kind = next((name for name in ROW_KEYS[:2] if name in rows[0]), None)
+    if kind is None:
+        raise DataError(f"a row needs 'frames' or 'pixel_values'; it has {', '.join(map(str, rows[0]))}")
+    lacking = [i for i, row in enumerate(rows) if row.get(kind) is None]
+    if lacking:
+        raise DataError(f"row {lacking[0]} of the batch: has no {kind}")
+    if kind == "frames":
         processor = TileSequenceProcessor(**settings_of(config))
         names = ("frames", "last_values", "dates", "date")
         batch = dict(processor([{name: row.get(name) for name in names} for row in rows]))
         if image:
             batch["labels"] = _true_frames(rows, config)
-    elif "pixel_values" in rows[0]:
+    else:
         pixels = [_tensor(row["pixel_values"]) for row in rows]
         shown = [
             part.new_ones(len(part)) if row.get("step_mask") is None else _tensor(row["step_mask"])
             for row, part in zip(rows, pixels, strict=True)
         ]
+        _require_lengths("step_mask", shown, pixels)
         last = [numbers_of(row.get("last_values"), config.targets) if not image else [] for row in rows]
         batch = {
             "pixel_values": _in_front(pixels),
@@ -257,15 +249,24 @@ def batch_of_rows(rows: Sequence[Mapping], config: TileSequenceConfig) -> dict[s
         if config.dates:
             if any(row.get("dates") is None for row in rows):
                 raise DataError("the model sees dates: rows of pixel_values need dates, (steps + 1, 2)")
-            batch["dates"] = _in_front([_tensor(row["dates"]) for row in rows])
+            dates = [_tensor(row["dates"]) for row in rows]
+            _require_lengths("dates", dates, pixels, more=1)
+            batch["dates"] = _in_front(dates)
         if image:
             batch["labels"] = torch.stack([_true_pixels(row, i, config) for i, row in enumerate(rows)])
-    else:
-        raise DataError(f"a row needs 'frames' or 'pixel_values'; it has {', '.join(map(str, rows[0]))}")
     if not image:
         labels = [numbers_of(row.get("labels"), config.targets, "labels") for row in rows]
         batch["labels"] = torch.tensor(labels, dtype=torch.float32)
     return batch
+
+
+def _require_lengths(name: str, given: Sequence[torch.Tensor], pixels: Sequence, more: int = 0) -> None:
+    """As many in each row as it has frames: a shorter mask would be padded, and hide other frames than it says."""
+    for i, (one, frames) in enumerate(zip(given, pixels, strict=True)):
+        if len(one) != len(frames) + more:
+            raise DataError(
+                f"row {i} of the batch: {name} has {len(one)} entries for {len(frames)} frames; it needs {len(frames) + more}"
+            )
 
 
 def _true_frames(rows: Sequence[Mapping], config: TileSequenceConfig) -> torch.Tensor:
@@ -278,18 +279,14 @@ def _true_frames(rows: Sequence[Mapping], config: TileSequenceConfig) -> torch.T
         raise DataError(
             f"row {wrong[0]} of the batch: {len(frames[wrong[0]])} frames as labels, the model predicts {answered}"
         )
-    processor, reading = TileSequenceProcessor(**settings_of(config)), Reading.from_config(config.reading)
+    processor = TileSequenceProcessor(**settings_of(config))
     labels = torch.full((len(rows), answered, config.bands, *config.image_size), torch.nan)
     for i, row in enumerate(frames):
         first = _first_header(rows[i]["frames"])
         for t, frame in enumerate(row):
             if frame is None:
                 continue
-            pixels, holes, raster = read_frame(frame, config.nodata, reading, first and first[1])
-            if raster is not None:
-                require_trained_kind(frame, raster, config.pixel_kind)
-                if first is not None:
-                    (require_alignable if reading.align else require_same_grid)(frame, raster, *first)
+            pixels, holes, _ = processor.read(frame, first)
             (label,) = processor.pixel_values([with_mask(pixels, holes)])
             labels[i, t] = known_alone(label, holes)
         if labels[i].isnan().all():
@@ -315,20 +312,22 @@ def _true_pixels(row: Mapping, number: int, config: TileSequenceConfig) -> torch
     return labels
 
 
-def _first_header(frames: Any) -> tuple[Any, RasterInfo] | None:
-    """The first frame that is a raster, and its header, whose grid the others lie on; None where there is none."""
-    for frame in frames.values() if isinstance(frames, Mapping) else frames:
-        raster = None if frame is None else read_header(frame)
-        if raster is not None:
-            return frame, raster
-    return None
+def _first_header(frames: Any) -> FileHeader | None:
+    """The first frame that is a file, and its header, whose grid the others lie on; None where there is none."""
+    return next((header for header in map(read_header, given_frames(frames)) if header is not None), None)
+
+
+def given_frames(frames: Any) -> list:
+    """Those of a sample's frames, a list or a dict by label, that are not missing."""
+    return [
+        frame for frame in (frames.values() if isinstance(frames, Mapping) else frames) if frame is not None
+    ]
 
 
 def shows_nothing(row: Mapping) -> bool:
     """Every frame of a user's row is missing or masked, as far as is known without reading it."""
     if row.get("frames") is not None:
-        frames = row["frames"].values() if isinstance(row["frames"], Mapping) else row["frames"]
-        return all(frame is None for frame in frames)
+        return not given_frames(row["frames"])
     mask = row.get("step_mask")
     return mask is not None and not bool(_tensor(mask).any())
 
@@ -339,7 +338,4 @@ def _tensor(values: Any) -> torch.Tensor:
 
 def _in_front(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Sequences as one tensor, zeros in front of shorter ones."""
-    steps = max(map(len, parts))
-    return torch.stack(
-        [torch.cat([part.new_zeros(steps - len(part), *part.shape[1:]), part]) for part in parts]
-    )
+    return torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_side="left")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geohf.errors import DataError
@@ -76,6 +77,22 @@ class RasterInfo:
         return self.masked or any(value is not None for value in self.nodata)
 
 
+class NamedBytes(bytes):
+    """A file's bytes, which messages call by its name."""
+
+    name: str
+
+    @classmethod
+    def of(cls, held: bytes, name: str) -> NamedBytes:
+        """These bytes, called so."""
+        named = cls(held)
+        named.name = name
+        return named
+
+    def __str__(self) -> str:
+        return self.name
+
+
 @contextmanager
 def open_raster(path: RasterFile | os.PathLike | bytes) -> Iterator[DatasetReader]:
     """Open a raster, a file, its bytes, a stack of files or a store's image, for reading.
@@ -87,7 +104,7 @@ def open_raster(path: RasterFile | os.PathLike | bytes) -> Iterator[DatasetReade
     from rasterio.io import MemoryFile
 
     size: int | None
-    name = "image bytes" if isinstance(path, bytes) else str(path)
+    name = str(path)
     path = path.raster() if isinstance(path, (BandFiles, StoreFrame)) else path
     if isinstance(path, bytes):
         size = len(path)
@@ -153,6 +170,16 @@ def raster_info(raster: DatasetReader, path: RasterFile | os.PathLike) -> Raster
         colors=colors,
         palette=palette,
     )
+
+
+def beside(path: str | os.PathLike) -> list[Path]:
+    """Files beside an image in which GDAL looks for its mask, its header, and its place: of `a.tif` in `a.tfw`."""
+    path = Path(path)
+    ending = path.suffix[1:]
+    world = (f"{ending[:1]}{ending[-1:]}w", f"{ending}w", "wld")
+    files = [Path(f"{path}{end}") for end in SIDECARS]
+    files += [path.with_suffix(f".{name}") for word in world for name in (word, word.upper())]
+    return [file for file in files if file.exists()]
 
 
 def mask_bands(raster: DatasetReader) -> list[int]:

@@ -56,28 +56,26 @@ class Reading:
         if options.cloud_band is None and (options.cloud_values or options.qa_bits):
             raise DataError("--cloud_values and --qa_bits need --cloud_band, the band that they are of")
         if options.cloud_values and options.qa_bits:
-            raise DataError(
-                "--cloud_values are whole values and --qa_bits single bits of the band; take one of them"
-            )
+            raise DataError("--cloud_values are values and --qa_bits bits of the band; take one of them")
         require_choice((*DEQUANTIZE, None), dequantize=options.dequantize)
         if options.grid is not None and not options.align:
             raise DataError("--grid names the grid that --align true reads rasters onto; say both")
         classes = options.class_values
         if classes is not None and (len(classes) < 2 or len(set(classes)) < len(classes)):
-            raise DataError(
-                f"--class_values are the numbers of two classes or more, each once, got {classes}"
-            )
+            raise DataError(f"--class_values are numbers of two classes or more, each once, got {classes}")
         nearest = options.resampling == "nearest" or classes is not None
+        align = None if not options.align else "nearest" if nearest else "bilinear"
+        grid = None if options.grid is None else (options.grid, inspect_raster(options.grid))
         return cls(
-            _numbers(options.bands),
-            options.cloud_band,
-            _numbers(options.cloud_values),
-            _numbers(options.qa_bits),
-            options.dequantize,
-            None if not options.align else "nearest" if nearest else "bilinear",
-            _numbers(classes),
-            None if options.grid is None else (options.grid, inspect_raster(options.grid)),
-            None if options.grid is None else True,
+            bands=_numbers(options.bands),
+            cloud_band=options.cloud_band,
+            cloud_values=_numbers(options.cloud_values),
+            qa_bits=_numbers(options.qa_bits),
+            dequantize=options.dequantize,
+            align=align,
+            class_values=_numbers(classes),
+            grid=grid,
+            named_grid=None if grid is None else True,
         )
 
     @classmethod
@@ -92,9 +90,8 @@ class Reading:
         del kept["grid"]
         if not self.named_grid:
             del kept["named_grid"]
-        if not any(value is not None for value in kept.values()):
-            return None
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
+        fields = {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
+        return fields if any(value is not None for value in kept.values()) else None
 
     def chosen(self, bands: int) -> list[int]:
         """Positions, from 0, of the bands that a model sees, of a raster with so many."""

@@ -21,9 +21,8 @@ def steps_of_rows(frame, labels, source, errors) -> np.ndarray:
     """Each row's step number, -1 for labels that were not asked for."""
     if LABEL not in frame:
         return np.full(len(frame), len(labels) - 1)
-    number = {step_key(label): i for i, label in enumerate(labels)} | {
-        label: i for i, label in enumerate(labels)
-    }
+    number = {step_key(label): i for i, label in enumerate(labels)}
+    number |= {label: i for i, label in enumerate(labels)}
 
     @cache
     def step(name: str) -> int:
@@ -86,24 +85,25 @@ def check_rows(rows, names, regions, boxes, values, bad, lines, source, errors) 
         if row not in bad and first is not None and first == there and (values[row] == values[first]).all():
             repeated += 1  # the same row again
             continue
-        reason = bad.get(row)
-        if reason is None and not names[row]:
+        if row in bad:
+            reason = bad[row]
+        elif not names[row]:
             reason = "tile_id is empty"
-        if reason is None and (Path(regions[row]).is_absolute() or ".." in Path(regions[row]).parts):
+        elif Path(regions[row]).is_absolute() or ".." in Path(regions[row]).parts:
             reason = f"region_id {regions[row]!r} leads out of the folder of images"
-        if reason is None and (x1 <= x0 or y1 <= y0):
+        elif x1 <= x0 or y1 <= y0:
             reason = f"tile {names[row]}: {(x0, y0, x1, y1)} has no area (xmin < xmax and ymin < ymax)"
-        if reason is None and first is not None:
+        elif first is not None:
             reason = f"tile_id {names[row]} stands in row {lines[first]} already"
-        if reason is None and there is not None and (values[row] != values[there]).any():
+        elif there is not None and (values[row] != values[there]).any():
             reason = f"tile {names[row]} lies where the tile of row {lines[there]} lies, with other values"
-        if reason is None and not np.isfinite(values[row]).all():
+        elif not np.isfinite(values[row]).all():
             reason = f"tile {names[row]}: its target is empty or not a finite number"
-        if reason is None:
+        else:
             seen[names[row]] = places[place] = row
             kept.append(row)
-        else:
-            errors.add(source, int(lines[row]), reason)
+            continue
+        errors.add(source, int(lines[row]), reason)
     if repeated:
         logger.warning("%s: %d rows repeat an earlier one and count once", source, repeated)
     return np.array(kept, np.int64)
@@ -115,7 +115,7 @@ def check_regions(kept, regions, boxes, images, extension, max_missing, lines, s
     for row in kept.tolist():
         region, box = regions[row], tuple(boxes[row].tolist())
         raster, files = images[region].raster, images[region].files
-        missing, reason = files.count(None), None
+        missing = files.count(None)
         if images[region].reason is not None:
             reason = f"region {region!r}: {images[region].reason}"
         elif raster is None:
@@ -127,10 +127,10 @@ def check_regions(kept, regions, boxes, images, extension, max_missing, lines, s
             )
         elif min(box) < 0 or box[2] > raster.width or box[3] > raster.height:
             reason = f"tile {box} reaches out of its image, region {region!r} of {raster.width} x {raster.height} pixels"
-        if reason is None:
-            good.append(row)
         else:
-            errors.add(source, int(lines[row]), reason)
+            good.append(row)
+            continue
+        errors.add(source, int(lines[row]), reason)
     return np.array(good, np.int64)
 
 

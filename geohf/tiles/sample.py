@@ -67,16 +67,9 @@ def _write(folder: Path, seed: int, size: int) -> None:
         for box in tile_boxes():
             x0, y0, x1, y1 = box
             for year, built in zip(YEARS, maps["built"], strict=True):
-                share = _pixels(built)[y0:y1, x0:x1].mean()
-                rows.append(
-                    {
-                        "tile_id": tile_id,
-                        "region_id": region,
-                        "label_id": year,
-                        "target": round(float(share), 6),
-                        "region_coordinates": str(box),
-                    }
-                )
+                share = round(float(_pixels(built)[y0:y1, x0:x1].mean()), 6)
+                row = {"tile_id": tile_id, "region_id": region, "label_id": year, "target": share}
+                rows.append(row | {"region_coordinates": str(box)})
             tile_id += 1
     write_csv(folder / _TABLE, rows)
 
@@ -136,17 +129,14 @@ def _paint(folder: Path, region: int, number: int, maps: dict, missing: set, rng
             continue
         path = folder / _IMAGES / str(year) / f"{region}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with rasterio.open(
-            path,
-            "w",
-            driver="GTiff",
-            width=SIDE,
-            height=SIDE,
-            count=3,
-            dtype="uint8",
-            nodata=0,
-            crs="EPSG:32632",
-            transform=transform,
-            compress="deflate",
-        ) as raster:
+        profile = {
+            "driver": "GTiff",
+            "width": SIDE,
+            "height": SIDE,
+            "count": 3,
+            "dtype": "uint8",
+            "nodata": 0,
+        }
+        profile |= {"crs": "EPSG:32632", "transform": transform, "compress": "deflate"}
+        with rasterio.open(path, "w", **profile) as raster:
             raster.write(ground.transpose(2, 0, 1))

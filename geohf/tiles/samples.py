@@ -13,6 +13,8 @@ from geohf.data.times import times_of_frames
 from geohf.errors import DataError
 from geohf.tiles.dates import dates_of_sample
 
+SAMPLE_KEYS = ("frames", "last_values", "dates", "date", "region")
+
 
 def dates_of(frames: Sequence, dates: Any, answered: Any, where: str) -> np.ndarray:
     """(frames + 1, 2) of a sample's frames and its answer, see `geohf.tiles.dates.frame_dates`.
@@ -29,9 +31,7 @@ def dates_of(frames: Sequence, dates: Any, answered: Any, where: str) -> np.ndar
         raise DataError(f"{where}: this model sees dates, say for when it shall answer: 'date': '2022-07-31'")
     dates = times_of_frames(frames) if dates is None else dates
     if dates is None:
-        raise DataError(
-            f"{where}: this model sees dates, and no file's name tells them; give 'dates', one a frame"
-        )
+        raise DataError(f"{where}: this model sees dates, and no file's name tells them; give 'dates'")
     if len(dates) != len(frames):
         raise DataError(f"{where}: {len(dates)} dates for {len(frames)} frames")
     days_of_frames = dates_of_sample(dates, answered, where)
@@ -45,7 +45,7 @@ def numbers_of(values: Any, targets: Sequence[str], name: str = "last_values") -
     """One number per target, NaN where it is not known.
 
     Args:
-        values: a number, one per target, or a dict by name; None where nothing is known.
+        values: a number, one per target, or a dict or Series by name; None where nothing is known.
         name: of the values, for messages.
 
     Raises:
@@ -53,6 +53,8 @@ def numbers_of(values: Any, targets: Sequence[str], name: str = "last_values") -
     """
     if values is None:
         return [math.nan] * len(targets)
+    if hasattr(values, "to_dict") and all(isinstance(name, str) for name in values.index):
+        values = values.to_dict()  # a row of a pandas table
     if isinstance(values, Mapping):
         unknown = [target for target in values if target not in targets]
         if unknown:
@@ -69,13 +71,12 @@ def numbers_of(values: Any, targets: Sequence[str], name: str = "last_values") -
     return numbers.tolist()
 
 
-def require_known_keys(sample: Mapping, where: str) -> None:
+def require_known_keys(sample: Mapping, where: str, known: Sequence[str] = SAMPLE_KEYS) -> None:
     """Refuse a key of a sample that is nearly one that counts; others are the user's own.
 
     Raises:
         DataError: there is one.
     """
-    known = ("frames", "last_values", "dates", "date", "region")
     for key in sample:
         close = [] if key in known else difflib.get_close_matches(str(key), known, n=1, cutoff=0.8)
         if close and close[0] not in sample:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from geohf.tiles.configuration import FRAMEWISE
 from geohf.tiles.dataset import TileRows, TileSequences, as_sequences
 from geohf.tiles.grid import pixel_kind
 from geohf.tiles.masks import read_frame
+from geohf.tiles.processing import given_frames, shows_nothing
 from geohf.tiles.reading import Reading
 from geohf.tiles.simvp import VIDEO
 from geohf.tiles.table import own_resampling
-from geohf.tiles.windows import TileWindows
+from geohf.tiles.windows import TileWindows, measured_pixels
 from geohf.vision.backbones import resolve_backbone
 
 if TYPE_CHECKING:
@@ -32,20 +34,8 @@ ROUNDING = 1e-12  # of a number: what differs by less is the same, in whatever u
 MOST_WIDER = 100  # times that pixels of the same unit may spread as far
 MOST_CLASSES = 32  # more different numbers are a measurement
 MODEL_FIELDS = (
-    "hidden_sizes",
-    "kernel_sizes",
-    "peephole",
-    "norm",
-    "translator_blocks",
-    "prediction_length",
-    "patch_size",
-    "dropout",
-    "loss",
-    "quantiles",
-    "coverage",
-    "max_nodata",
-    "task",
-    "interval_groups",
+    *("hidden_sizes", "kernel_sizes", "peephole", "norm", "translator_blocks", "prediction_length"),
+    *("patch_size", "dropout", "loss", "quantiles", "coverage", "max_nodata", "task", "interval_groups"),
 )
 
 
@@ -59,21 +49,17 @@ def config_fields(options: TileArguments, data: TaskData) -> dict[str, Any]:
         as_sequences(part) for part in (data.train, data.validation, data.test) if part is not None
     )
     image = options.target_type == "last-image"
-    fields: dict[str, Any] = {name: getattr(options, name) for name in MODEL_FIELDS} | {
-        "head": "image" if image else "numbers"
-    }
-    fields |= (
-        fields_of_table(train, options)
-        if isinstance(train, TileSequences)
-        else fields_of_rows(train, options)
-    )
+    fields: dict[str, Any] = {name: getattr(options, name) for name in MODEL_FIELDS}
+    fields["head"] = "image" if image else "numbers"
+    of_rows = fields_of_table if isinstance(train, TileSequences) else fields_of_rows
+    fields |= of_rows(train, options)
     targets = fields.pop("targets")
     if not image:
-        windows = [
+        own, *asked = (
             part.windows_of(targets) if isinstance(part, TileRows) else part.windows
             for part in (train, *others)
-        ]
-        fields |= {"targets": targets} | target_scales(windows[0], windows[1:], options.predict_change)
+        )
+        fields |= {"targets": targets} | target_scales(own, asked, options.predict_change)
     fields |= {"patch_size": 1} if options.encoder in VIDEO else {}
     return fields | {"encoder": options.encoder, "dates": sees_dates(options, train)}
 
@@ -103,12 +89,13 @@ def fields_of_table(train: TileSequences, options: TileArguments) -> dict[str, A
     resized = options.encoder in FRAMEWISE or (table.sizes != fields["image_size"]).any()
     numbers = class_numbers(cache, windows) if fields["resampling"] == "bicubic" and resized else []
     if numbers:
+        shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
         logger.warning(
             "%s: the pixels hold the %d numbers %s alone; if these are classes, say --resampling nearest: the mean "
             "of two classes is a third",
             table.source,
             len(numbers),
-            ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else ""),
+            shown,
         )
     return fields
 
@@ -118,30 +105,26 @@ def fields_of_rows(train: TileRows, options: TileArguments) -> dict[str, Any]:
 
     `pixel_values` are taken as they are: whoever standardized them knows the scales, and a config of his own says them.
     """
-    first = train.rows[0]
-    some = [train.rows[i] for i in range(min(len(train), STATISTICS_TILES))]
-    if "frames" not in first:
-        steps, bands, height, width = np.shape(first["pixel_values"])
-        scales: dict[str, Any] = {
-            "band_mean": [0.0] * bands,
-            "band_std": [1.0] * bands,
-            "image_size": [height, width],
-        }
-        steps = max(len(row["pixel_values"]) for row in some)
-    else:
-        reading = Reading.from_options(options)
-        mean, std = _statistics(_measured(row["frames"], options.nodata, reading) for row in some)
-        scales = {"band_mean": mean, "band_std": std, "image_size": options.image_size or [32, 32]}
-        scales["reading"] = reading.as_config()
-        steps = max(len(row["frames"]) for row in some)
+    rows = (train.rows[i] for i in range(min(len(train), STATISTICS_TILES)))
+    some = [row for row in rows if not shows_nothing(row)]
+    if not some:
+        raise DataError("no training row shows a frame")
+    first = some[0]
+    kind = "frames" if "frames" in first else "pixel_values"
     labels = first.get("labels")
-    names = list(labels) if isinstance(labels, dict) else options.targets or ["target"]
-    return scales | {
-        "frames": steps,
-        "targets": names,
+    fields: dict[str, Any] = {
+        "frames": max(len(row[kind]) for row in some),
+        "targets": list(labels) if isinstance(labels, dict) else options.targets or ["target"],
         "nodata": options.nodata,
         "resampling": options.resampling or "bicubic",
     }
+    if kind == "pixel_values":
+        _, bands, *size = np.shape(first[kind])
+        return fields | {"band_mean": [0.0] * bands, "band_std": [1.0] * bands, "image_size": size}
+    reading = Reading.from_options(options)
+    mean, std = _statistics(_measured(row["frames"], options.nodata, reading) for row in some)
+    scales = {"band_mean": mean, "band_std": std, "reading": reading.as_config()}
+    return fields | scales | {"image_size": options.image_size or [32, 32]}
 
 
 def sees_dates(options: TileArguments, train: TileSequences | TileRows) -> bool:
@@ -155,7 +138,7 @@ def sees_dates(options: TileArguments, train: TileSequences | TileRows) -> bool:
         dated, where = train.windows.dates is not None, f"the labels {shorten(table.labels)} tell none"
         source = f"{table.source}: "
     else:
-        names = ("dates", "date") if len(train) and "frames" in train.rows[0] else ("dates",)
+        names = ("dates", "date") if "frames" in train.rows[0] else ("dates",)
         lacking = [i for i in range(len(train)) if any(train.rows[i].get(name) is None for name in names)]
         dated, source = not lacking, ""
         where = f"row {lacking[0]} has no {' and '.join(names)}" if lacking else ""
@@ -180,20 +163,21 @@ def backbone_scales(name: str, fields: Mapping[str, Any], train: TileSequences |
             f"--normalize backbone: {name} was published for {len(mean)} bands, and the frames have {bands}; choose them "
             "with --bands, or take --normalize data"
         )
-    if max(mean.max(), std.max()) <= 1 and (kind := _pixel_type(train)) != "uint8":
-        if not (np.min(fields["band_mean"]) >= 0 and np.max(fields["band_mean"]) <= 1):
+    kind, own = _pixel_type(train), np.array(fields["band_mean"], float)
+    if max(mean.max(), std.max()) <= 1:
+        if kind == "uint8":
+            mean, std = 255 * mean, 255 * std
+        elif not (own.min() >= 0 and own.max() <= 1):
             raise DataError(
                 f"--normalize backbone: the published mean of {name} is of pixels from 0 to 1, and these are {kind} around "
-                f"{max(fields['band_mean'], key=abs):.3g}; take --normalize data"
+                f"{max(own, key=abs):.3g}; take --normalize data"
             )
-    elif max(mean.max(), std.max()) <= 1:
-        mean, std = 255 * mean, 255 * std
     else:  # reflectance from 0 to 1 or uint8, and a mean of thousands
         wider = float(np.median(std / np.array(fields["band_std"], float)))
-        if wider > MOST_WIDER or (_pixel_type(train) == "uint8" and mean.max() > 255):
+        if wider > MOST_WIDER or (kind == "uint8" and mean.max() > 255):
             raise DataError(
                 f"--normalize backbone: the published mean of {name} is {mean.max():.3g}, of pixels that spread {wider:.3g} times "
-                f"as far as these, around {np.max(fields['band_mean']):.3g}; give pixels in the published unit, or take "
+                f"as far as these, around {own.max():.3g}; give pixels in the published unit, or take "
                 "--normalize data"
             )
     return {"band_mean": mean.tolist(), "band_std": std.tolist()}
@@ -204,17 +188,13 @@ def _pixel_type(train: TileSequences | TileRows) -> str:
         return str(train.cache.array.dtype)
     frames = train.rows[0].get("frames")
     if frames is None:
-        raise DataError(
-            "--normalize backbone is of frames, and these rows hold pixel_values that are standardized"
-        )
-    frames = frames.values() if isinstance(frames, dict) else frames
-    return str(next(read_frame(frame)[0].dtype for frame in frames if frame is not None))
+        raise DataError("--normalize backbone is of frames, and these rows hold standardized pixel_values")
+    return str(next(read_frame(frame)[0].dtype for frame in given_frames(frames)))
 
 
 def _measured(frames: Any, nodata: float | None, reading: Reading) -> np.ndarray:
     """(n, bands) the pixels of a row's frames that were measured."""
-    frames = frames.values() if isinstance(frames, dict) else frames
-    read = [read_frame(frame, nodata, reading)[:2] for frame in frames if frame is not None]
+    read = [read_frame(frame, nodata, reading)[:2] for frame in given_frames(frames)]
     return np.concatenate([pixels[~holes] for pixels, holes in read]).astype(np.float64)
 
 
@@ -259,12 +239,7 @@ def band_statistics(cache: TilePixels, windows: TileWindows) -> tuple[list[float
         DataError: all bands are constant.
     """
     chosen = np.sort(np.random.default_rng(0).permutation(len(windows))[:STATISTICS_TILES])
-
-    def measured(i: int) -> np.ndarray:
-        row, steps = windows.rows[i], windows.frames[i, windows.mask[i]]
-        return cache.tile(row, steps)[~cache.tile_mask(row, steps)].astype(np.float64)
-
-    return _statistics(map(measured, chosen))
+    return _statistics(part.astype(np.float64) for part in measured_pixels(cache, windows.take(chosen)))
 
 
 def _statistics(parts: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
@@ -277,10 +252,8 @@ def _statistics(parts: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
     std = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
     varies = std > 1e-7 * np.abs(mean)  # which the difference of two sums of squares tells, in whatever unit
     if not varies.any():
-        raise DataError(
-            f"all training pixels are the same in every band ({', '.join(f'{value:g}' for value in mean)}), so there is "
-            "nothing to see"
-        )
+        same = ", ".join(f"{value:g}" for value in mean)
+        raise DataError(f"all training pixels are the same in every band ({same}): there is nothing to see")
     return mean.tolist(), np.where(varies, std, 1.0).tolist()
 
 
@@ -289,9 +262,8 @@ def class_numbers(cache: TilePixels, windows: TileWindows) -> list[int]:
     if cache.array.shape[-1] > 1 or cache.array.dtype.kind not in "iu":
         return []
     numbers: set[int] = set()
-    for i in range(min(len(windows), STATISTICS_TILES)):
-        row, steps = windows.rows[i], windows.frames[i, windows.mask[i]]
-        numbers.update(np.unique(cache.tile(row, steps)[~cache.tile_mask(row, steps)]).tolist())
+    for pixels in islice(measured_pixels(cache, windows), STATISTICS_TILES):
+        numbers.update(np.unique(pixels).tolist())
         if len(numbers) > MOST_CLASSES:
             return []
     return sorted(numbers)

@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from geohf.tiles.modeling import TileSequenceModel
 from geohf.tiles.rasters import RasterInfo, inspect_raster
 from geohf.tiles.reading import Reading
 from geohf.tiles.samples import dates_of
-from geohf.tiles.strips import Blend, Layout, SceneTiles, band_names, bands_of, rows_of_chunks
+from geohf.tiles.strips import Blend, Layout, SceneTiles, band_names, bands_of
 
 logger = logging.getLogger(__name__)
 RULES = 3  # raise it when rows of an older version can no longer be gone on with
@@ -45,24 +46,21 @@ def predict_scene(
 ) -> Path:
     """Predict every tile of a scene and write a cloud-optimized GeoTIFF, with a pixel a tile or a pixel a pixel.
 
-    Memory holds the answers of one row of tiles and one batch of tiles at a time, whatever the scene's size. Rows that are
-    finished lie in the folder `<output>.parts` until all are: a run that was killed goes on from there, to the same file. A
-    change of the model, of a file or of another argument starts anew.
+    Memory holds one row of answers and one batch of tiles at a time. Finished rows lie in the folder `<output>.parts` until
+    all are: a killed run goes on from there, unless the model, a file or another argument has changed.
 
     Args:
         frames: rasters on one grid, oldest first, None for a missing one.
-        output: the file, replaced only when all of it is written; a band for each target, then, where the model is calibrated, each `low` and each `high`.
-            Of a model that answers with images the bands of each frame. Float32; NaN where all frames lack data, or the last
-            value does.
+        output: the file, replaced only when all of it is written: float32, a band for each target, then, of a calibrated model,
+            each `low` and each `high`; of a model that answers with images the bands of each frame. NaN where all frames lack
+            data, or the last value does.
         tile_size: side of a tile in pixels.
-        last_values: raster with a band a target, the last known values, which a model that predicts changes needs: a pixel a
-            tile, on the tiles' grid; with `overlap` a pixel a pixel, on the frames' grid, whose mean over a tile is taken.
+        last_values: raster of the last known values, a band a target, for a model that predicts changes: a pixel a tile; with
+            `overlap` a pixel a pixel, on the frames' grid, of which each tile has the mean.
         batch_size: tiles in one pass.
-        dates, date: of the frames and of the answer, for a model that sees dates; frames are dated by their files'
-            names where `dates` is None.
-        overlap: None: a pixel a tile, without the rows and columns at the right and lower rim that do not fill one. Else a
-            pixel a pixel, and the share, at least 0 and below 1, of a tile's side that the next tile shares; there the answers
-            are averaged, those of pixels near a tile's middle with more weight.
+        dates, date: of the frames (by default as their files are named) and of the answer, for a model that sees dates.
+        overlap: None: a pixel a tile, without what does not fill one at the right and lower rim. Else a pixel a pixel, and the
+            share, in [0, 1), of a tile's side that the next one shares; there answers are averaged, weighted to tiles' middles.
         workers: processes that read the frames ahead; 0: this one.
 
     Returns:
@@ -102,14 +100,11 @@ def predict_scene(
     inputs = [*there, *([] if last_values is None else [last_values])]
     refuse_overwriting(output, inputs)
     settings = [tile_size, overlap, [None if p is None else str(p) for p in frames], dated]
-    key = [
-        RULES,
-        Work(model, batch_size, "raise", {}).fingerprint(),
-        plain(settings),
-        [*map(file_facts, inputs)],
-    ]
+    work = Work(model, batch_size, "raise", {}).fingerprint()
+    key = [RULES, work, plain(settings), [*map(file_facts, inputs)]]
     folder = _begun(output, json.dumps(key, default=str))
-    names, done = band_names(model.config), _finished(folder)
+    names = band_names(model.config)
+    done = next(row for row in count() if not (folder / f"{row}.npy").exists())
     rows = range(layout.first_row(done) if done < len(layout.tops) else done, len(layout.tops))
     tiles = SceneTiles(model.config, frames, last_values, layout, first, dated, rows, batch_size)
     for row, lines in _predicted(model, tiles, len(names), workers):
@@ -132,7 +127,7 @@ def _predicted(
     loader = DataLoader(tiles, batch_size=None, num_workers=workers, collate_fn=identity_collate)
     try:
         with tqdm(total=len(tiles), desc="scene", unit="batch") as bar:
-            for chunk in rows_of_chunks(loader):
+            for chunk in loader:
                 samples = list(chunk.samples.values())
                 predictions = model.predict(samples, len(samples)) if samples else []
                 answers = [bands_of(answer, layout.side, resampling) for answer in predictions]
@@ -174,28 +169,15 @@ def _begun(output: Path, key: str) -> Path:
     folder = output.with_name(f"{output.name}.parts")
     file = folder / "key.json"
     if folder.exists() and not (file.exists() and file.read_text(encoding="utf-8") == key):
-        strange = sorted(
-            path.name
-            for path in folder.iterdir()
-            if path.suffix not in (".npy", ".tmp", ".tif") and path != file
-        )
-        if strange or not folder.is_dir():
-            raise DataError(
-                f"{folder}: holds {strange[0]}, which no scene wrote; give the output another name"
-            )
+        own = (".npy", ".tmp", ".tif")
+        strange = sorted(path.name for path in folder.iterdir() if path.suffix not in own and path != file)
+        if strange:
+            raise DataError(f"{folder}: holds {strange[0]}, which no scene wrote; name another output")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as written:
         written.write(key)
     return folder
-
-
-def _finished(folder: Path) -> int:
-    """How many rows of tiles are finished, from the first on."""
-    row = 0
-    while (folder / f"{row}.npy").exists():
-        row += 1
-    return row
 
 
 def _strips(folder: Path, layout: Layout) -> Iterator[tuple[int, np.ndarray]]:

@@ -19,11 +19,8 @@ SHRINKS = 4  # sides of the inner maps are so many times smaller
 
 def _stage(inputs: int, width: int, stride: int = 1, grows: bool = False) -> nn.Sequential:
     """A 3 x 3 convolution that halves or doubles the sides or keeps them, GroupNorm, SiLU."""
-    layers = (
-        [nn.Conv2d(inputs, 4 * width, 3, padding=1), nn.PixelShuffle(2)]
-        if grows
-        else [nn.Conv2d(inputs, width, 3, stride, padding=1)]
-    )
+    convolution = nn.Conv2d(inputs, 4 * width if grows else width, 3, stride, padding=1)
+    layers = [convolution, nn.PixelShuffle(2)] if grows else [convolution]
     return nn.Sequential(*layers, nn.GroupNorm(2, width), nn.SiLU())
 
 
@@ -61,9 +58,8 @@ class TemporalUnit(nn.Module):
         super().__init__()
         squeezed = max(width // 16, 4)
         self.kernel = LargeKernel(width, width)
-        self.channels = nn.Sequential(
-            nn.Linear(width, squeezed, bias=False), nn.ReLU(), nn.Linear(squeezed, width, bias=False)
-        )
+        down, up = nn.Linear(width, squeezed, bias=False), nn.Linear(squeezed, width, bias=False)
+        self.channels = nn.Sequential(down, nn.ReLU(), up)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As many channels as came."""
@@ -128,17 +124,13 @@ class SimVP(nn.Module):
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """(batch, frames, bands, height, width) to (batch, answered, width, height, width); 4 divides the sides."""
         batch, steps = frames.shape[:2]
-        x = frames.flatten(0, 1)
-        first = None
-        for stage in self.encoder:
+        first = x = self.encoder[0](frames.flatten(0, 1))
+        for stage in self.encoder[1:]:
             x = stage(x)
-            first = x if first is None else first
-        assert first is not None
-        newest = (
-            first.unflatten(0, (batch, steps))[:, -1:].expand(-1, self.answered, -1, -1, -1).flatten(0, 1)
-        )
+        newest = first.unflatten(0, (batch, steps))[:, -1:].expand(-1, self.answered, -1, -1, -1)
         x = self.translator(x.unflatten(0, (batch, steps)).flatten(1, 2))
         x = x.unflatten(1, (self.answered, -1)).flatten(0, 1)
         for stage in self.decoder[:-1]:
             x = stage(x)
-        return self.decoder[-1](torch.cat([x, newest], 1)).unflatten(0, (batch, self.answered))
+        x = self.decoder[-1](torch.cat([x, newest.flatten(0, 1)], 1))
+        return x.unflatten(0, (batch, self.answered))

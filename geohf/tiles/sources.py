@@ -168,11 +168,10 @@ def items_of(path: str | Path, asset: str | Sequence[str] | None = None) -> dict
         try:
             chosen = _chosen(held, [asset] if isinstance(asset, str) else asset)
             files = tuple(_opened(held[key]["href"], path.parent) for key in chosen)
-            rasters[date] = (
-                files[0] if len(files) == 1 else BandFiles(f"{path}, item {name}", tuple(chosen), files)
-            )
         except DataError as error:
             raise DataError(f"{path}, item {name}: {error}") from None
+        bands = BandFiles(f"{path}, item {name}", tuple(chosen), files)
+        rasters[date] = files[0] if len(files) == 1 else bands
     return rasters
 
 

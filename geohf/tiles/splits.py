@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -37,25 +38,23 @@ def split_tiles(
 ) -> tuple[dict[str, np.ndarray], int]:
     """Hold out shares of the tiles; `train` is what remains.
 
-    Where images of several regions are georeferenced, no tile shares ground with a tile of another part: training
-    tiles that overlap held-out ones, or lie within the buffer of them, are left out, as are validation tiles beside
-    test tiles. Tiles that meet across scenes are counted in a warning.
+    Of georeferenced images no tile shares ground with a tile of another part: training tiles that overlap held-out ones, or lie
+    within the buffer, are left out, as are validation tiles beside test tiles. Tiles that meet across scenes get a warning.
 
     Args:
-        how: `region` holds out whole regions; `blocks` holds out squares of each region and leaves out training
-            tiles that touch them or lie within the buffer; `random` leaks, because neighboring tiles are alike.
+        how: `region` holds out whole regions; `blocks` squares of each region, and leaves out training tiles that touch
+            them or lie within the buffer; `random` leaks, because neighboring tiles are alike.
         shares: name -> share of all tiles; a share of 0 gives no such split.
         block_px: side of a block in pixels; four of the largest tile's sides where None. Of `blocks` only.
-        buffer_px: pixels of the held-out tile's image between the edges of training and held-out tiles. `region`
-            needs georeferenced images for it, `random` has none.
+        buffer_px: pixels of the held-out tile's image between edges of training and held-out tiles. `region` needs
+            georeferenced images for it, `random` has none.
         allow_leaks: must be set for `random`; else keeps tiles that share ground with held-out ones, with a warning.
 
     Returns:
         (name -> tile numbers, the number of tiles left out for the buffer).
 
     Raises:
-        DataError: too few tiles or regions, an unknown way, a setting that it does not know, or `random` without
-            `allow_leaks`.
+        DataError: too few tiles or regions, an unknown way or setting, or `random` without `allow_leaks`.
     """
     require_choice(SPLITS, split=how)
     _check_settings(table, how, block_px, buffer_px, allow_leaks)
@@ -90,9 +89,8 @@ def fold_tiles(
     if how not in ("region", "blocks"):
         raise DataError(f"--folds needs --split region or blocks; the split is {how}")
     if folds < 3:
-        raise DataError(
-            f"--folds must be at least 3 (one is tested on, one validated on, the others trained on), got {folds}"
-        )
+        parts = "one is tested on, one validated on, the others trained on"
+        raise DataError(f"--folds must be at least 3 ({parts}), got {folds}")
     _check_settings(table, how, block_px, 0.0, False)
     units = table.region
     if how == "blocks":
@@ -120,10 +118,9 @@ def fold_split(
     buffer_px: float = 0.0,
     allow_leaks: bool = False,
 ) -> tuple[dict[str, np.ndarray], int]:
-    """One fold's tiles as `test`, the next one's as `validation`, and the others' as `train`, as far as they may be.
+    """One fold's tiles as `test`, all of them, the next one's as `validation`, and the others' as `train`.
 
-    As `split_tiles` does, training tiles that touch held-out ones or lie within the buffer are left out, as are
-    validation tiles beside test tiles; all test tiles stay.
+    What `split_tiles` would leave out of training and validation is left out.
 
     Args:
         fold: of each tile, see `fold_tiles`.
@@ -134,11 +131,8 @@ def fold_split(
     """
     _check_settings(table, how, block_px, buffer_px, allow_leaks)
     number = (fold - test) % (fold.max() + 1)
-    splits = {
-        "train": np.flatnonzero(number > 1),
-        "test": np.flatnonzero(number == 0),
-        "validation": np.flatnonzero(number == 1),
-    }
+    parts = {"train": number > 1, "test": number == 0, "validation": number == 1}
+    splits = {name: np.flatnonzero(part) for name, part in parts.items()}
     dropped = 0
     if how == "blocks":
         block, apart = _block_and_distance(table, block_px, buffer_px)
@@ -170,28 +164,24 @@ def _check_settings(table: TileTable, how: str, block_px, buffer_px, allow_leaks
     require_within("[0, inf)", buffer_px=buffer_px)
     if buffer_px and how == "random":
         raise DataError("--buffer_px needs --split blocks or region; the split is random")
-    lost = [name for name, raster in zip(table.regions, table.rasters, strict=True) if not raster.located]
-    if buffer_px and how == "region" and lost:
-        raise DataError(
-            f"{table.source}: the images of region {lost[0]} do not say where they lie, so --buffer_px cannot be kept "
-            "between regions; use --split blocks, or leave it out"
-        )
+    for name, raster in zip(table.regions, table.rasters, strict=True):
+        if buffer_px and how == "region" and not raster.located:
+            raise DataError(
+                f"{table.source}: the images of region {name} do not say where they lie, so --buffer_px cannot be kept "
+                "between regions; use --split blocks, or leave it out"
+            )
 
 
 def _blocks(table: TileTable, shares, seed: int, block_px, buffer_px) -> tuple[dict[str, np.ndarray], int]:
     block, apart = _block_and_distance(table, block_px, buffer_px)
+    plane: dict[str, Any] = {
+        "points": _centers(table, block, apart),
+        "block_m": block,
+        "buffer_m": apart,
+        "frame": "planar",
+    }
     try:
-        return split_rows(
-            len(table),
-            shares,
-            "blocks",
-            points=_centers(table, block, apart),
-            seed=seed,
-            block_m=block,
-            buffer_m=apart,
-            frame="planar",
-            flags=_FLAGS,
-        )
+        return split_rows(len(table), shares, "blocks", seed=seed, flags=_FLAGS, **plane)
     except DataError as error:
         raise DataError(
             f"{table.source}: {error} (in pixels, between centers: {apart:g} is --buffer_px {buffer_px:g} and the "
@@ -218,9 +208,8 @@ def _clear(table: TileTable, splits: dict[str, np.ndarray], buffer_px: float, al
             if not near.any():
                 continue
             if allow_leaks:
-                logger.warning(
-                    "%d %s tiles share ground with %s tiles of other scenes", near.sum(), other, name
-                )
+                shared = "%d %s tiles share ground with %s tiles of other scenes"
+                logger.warning(shared, near.sum(), other, name)
                 continue
             if near.all():
                 raise DataError(

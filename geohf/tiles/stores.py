@@ -79,9 +79,8 @@ class StoreFrame:
         pixels = pixels.astype(kept.get(pixels.dtype.char, pixels.dtype))
         values = [_nodata(attributes, pixels.dtype) for _, attributes in named]
         if len({str(value) for value in values}) > 1:  # NaN is not itself, but its text is
-            raise DataError(
-                f"{self}: its variables name different values without data, {listed(list(dict.fromkeys(values)))}"
-            )
+            shown = listed(list(dict.fromkeys(values)))
+            raise DataError(f"{self}: its variables name different values without data, {shown}")
         profile = {"driver": "GTiff", "dtype": pixels.dtype, "crs": crs, "transform": transform}
         profile |= {"count": len(pixels), "height": pixels.shape[1], "width": pixels.shape[2]}
         profile |= {"nodata": values[0], "photometric": "minisblack", "bigtiff": "if_safer"}
@@ -123,11 +122,9 @@ def store_frames(path: str | Path, names: str | Sequence[str] | None = None) -> 
         if not maps:
             raise DataError(f"{path}: holds no variable with the axes time, y and x")
         if lost or (len(chosen) > 1 and not names):
-            what = f"has no variable {lost[0]}; " if lost else ""
+            what = f"has no variable {lost[0]}; has" if lost else "has"
             there = listed(sorted(maps), 12)
-            raise DataError(
-                f"{path}: {what}has the variables {there} of images; name those that you mean with --asset"
-            )
+            raise DataError(f"{path}: {what} the variables {there} of images; choose with --asset")
         for name in chosen:
             variable = store[name]
             axes = {_axis(variable, TIME, path), *_plane(variable, path), _band_axis(variable)}
@@ -137,17 +134,14 @@ def store_frames(path: str | Path, names: str | Sequence[str] | None = None) -> 
                     f"{path}: {name} has the axes {', '.join(map(str, variable.dims))}; read are time, y and x, and band of a variable alone"
                 )
             if variable.sizes != store[chosen[0]].sizes:
-                raise DataError(
-                    f"{path}: {name} has other axes than {chosen[0]}; choose variables of one grid"
-                )
+                raise DataError(f"{path}: {name} has other axes than {chosen[0]}; take variables of one grid")
         _transform(store[chosen[0]], path)
         _crs(store, chosen[0], path)
         times = store[chosen[0]][_axis(store[chosen[0]], TIME, path)].values
     dates = [str(time)[:10] for time in times]
     if "NaT" in dates:
-        raise DataError(
-            f"{path}: the image number {dates.index('NaT')}, from 0, has no time; drop it or give it one"
-        )
+        number = dates.index("NaT")
+        raise DataError(f"{path}: the image number {number}, from 0, has no time; drop it or give it one")
     facts = _facts(path)
     frames: dict[str, StoreFrame] = {}
     for step in np.argsort(times, kind="stable").tolist():
@@ -199,9 +193,7 @@ def _transform(variable: Any, path: str) -> tuple[Any, bool]:
         middles = variable[axis].values.astype(np.float64)
         step = np.diff(middles).mean() if len(middles) > 1 else 0.0
         if not step or np.abs(np.diff(middles) - step).max() > STEP_TOLERANCE * abs(step):
-            raise DataError(
-                f"{path}: the coordinates {axis} are not evenly apart, so its pixels lie on no grid"
-            )
+            raise DataError(f"{path}: the coordinates {axis} are not evenly apart: its pixels lie on no grid")
         steps.append(step)
         starts.append(middles[0])
     turned = steps[0] > 0
@@ -215,9 +207,8 @@ def _crs(store: xarray.Dataset, name: str, path: str) -> Any:
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
-    mapping = (
-        store[name].encoding.get("grid_mapping") or store[name].attrs.get("grid_mapping") or "spatial_ref"
-    )
+    told = (facts.get("grid_mapping") for facts in (store[name].encoding, store[name].attrs))
+    mapping = next(filter(None, told), "spatial_ref")
     facts = store[mapping].attrs if mapping in store.variables else {}
     text = facts.get("crs_wkt") or facts.get("spatial_ref")
     try:
@@ -235,9 +226,8 @@ def _is_unsigned(variable: Any) -> bool:
 
 def _nodata(attributes: dict[str, Any], dtype: np.dtype) -> float | None:
     """The value that means "not measured"; None also where pixels of this type cannot hold it."""
-    value = next(
-        (attributes[key] for key in ("_FillValue", "missing_value", "nodata") if key in attributes), None
-    )
+    names = ("_FillValue", "missing_value", "nodata")
+    value = next((attributes[name] for name in names if name in attributes), None)
     if value is None:
         return None
     value = float(value)

@@ -42,9 +42,8 @@ def stream_tiles(table: TileTable, config: TileSequenceConfig) -> IterableDatase
     from datasets import IterableDataset
 
     require_trained_table(table, config.pixel_kind)
-    settings = {"table": table, "config": config}
-    regions = list(range(len(table.regions)))
-    return IterableDataset.from_generator(_rows, gen_kwargs={"regions": regions} | settings)
+    settings = {"regions": list(range(len(table.regions))), "table": table, "config": config}
+    return IterableDataset.from_generator(_rows, gen_kwargs=settings)
 
 
 class ImageTiles(TilePixels):
@@ -74,9 +73,7 @@ class ImageTiles(TilePixels):
     def masks(self, rows: Sequence[int] | np.ndarray, steps: np.ndarray) -> np.ndarray:
         return self._cut(rows, steps)[1]
 
-    def _cut(
-        self, rows: Sequence[int] | np.ndarray, steps: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _cut(self, rows, steps: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Pixels and masks of some frames; each image is opened once, and what was asked last is at hand."""
         every = np.arange(self.array.shape[1])
         tiles, frames = np.broadcast_arrays(np.asarray(rows)[:, None], every if steps is None else steps)
@@ -84,12 +81,11 @@ class ImageTiles(TilePixels):
         if asked != self._last[0]:
             pixels = np.zeros((*tiles.shape, *self.array.shape[2:]), self.array.dtype)
             masks = np.ones(pixels.shape[:-1], bool)
-            for region, step in np.unique(
-                np.stack([self.table.region[tiles], frames], -1).reshape(-1, 2), axis=0
-            ):
+            regions = self.table.region[tiles]
+            for region, step in np.unique(np.stack([regions, frames], -1).reshape(-1, 2), axis=0):
                 path = self.table.files[region][step]
                 if path is not None:
-                    here = (self.table.region[tiles] == region) & (frames == step)
+                    here = (regions == region) & (frames == step)
                     pixels[here], masks[here] = cut_tiles(path, self.table, tiles[here])
             self._last = (asked, pixels, masks)
         return self._last[1], self._last[2]
@@ -117,9 +113,9 @@ class StreamedSequences(TileSequences):
 
         chosen, rows = np.unique(self.windows.rows, return_inverse=True)
         table, windows = self.known_table.take(chosen), replace(self.windows, rows=rows)
+        regions = {"regions": np.unique(table.region).tolist()}  # the shards
         settings = {"table": table, "windows": windows, "config": config}
-        regions = np.unique(table.region).tolist()
-        stream = IterableDataset.from_generator(_rows, gen_kwargs={"regions": regions} | settings)
+        stream = IterableDataset.from_generator(_rows, gen_kwargs=regions | settings)
         return stream.shuffle(seed=self.seed, buffer_size=self.buffer_size) if self.buffer_size else stream
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,6 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from geohf.errors import DataError
 from geohf.tiles.answers import TilePrediction
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.frames import can_be_seen
@@ -118,20 +117,15 @@ class SceneTiles(Dataset):
         self.config, self.layout, self.grid, self.dated = config, layout, grid, dict(dated)
         self.files, self.reading = [*frames, last_values], Reading.from_config(config.reading)
         count = len(layout.lefts)
-        self.chunks = [
-            (row, range(start, min(start + size, count))) for row in rows for start in range(0, count, size)
-        ]
+        parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
+        self.chunks = [(row, part) for row in rows for part in parts]
         self._opened: tuple[int, ExitStack, list[DatasetReader | None]] | None = None
 
     def __len__(self) -> int:
         return len(self.chunks)
 
-    def __getitem__(self, index: int) -> Chunk | DataError:
-        """A chunk, or why it cannot be read: an error itself would not come out of a worker as it was."""
-        try:
-            return self._read(*self.chunks[index])
-        except DataError as error:
-            return error
+    def __getitem__(self, index: int) -> Chunk:
+        return self._read(*self.chunks[index])
 
     def _rasters(self) -> list[DatasetReader | None]:
         if self._opened is None or self._opened[0] != os.getpid():
@@ -151,18 +145,13 @@ class SceneTiles(Dataset):
         layout, side = self.layout, self.layout.side
         top, left = layout.tops[row], layout.lefts[columns[0]]
         box = left, top, layout.lefts[columns[-1]] + side, top + side
-        strips = [
-            None if raster is None else read_window(raster, box, self.config.nodata, self.reading, self.grid)
-            for raster in rasters
-        ]
+        how = self.config.nodata, self.reading, self.grid
+        strips = [None if raster is None else read_window(raster, box, *how) for raster in rasters]
         samples = {}
         last = None if known is None else self._last_values(known, row, columns, box)
         for i, column in enumerate(columns):
             here = slice(layout.lefts[column] - left, layout.lefts[column] - left + side)
-            tiles = [
-                None if strip is None else with_mask(strip[0][:, here], strip[1][:, here]) for strip in strips
-            ]
-            shown = [tile if tile is not None and self._can_be_seen(tile) else None for tile in tiles]
+            shown = [self._shown(strip, here) for strip in strips]
             if all(tile is None for tile in shown):
                 continue
             sample = {"frames": shown} | self.dated
@@ -174,8 +163,12 @@ class SceneTiles(Dataset):
         seen = ~np.logical_and.reduce([strip[1] for strip in strips if strip is not None])
         return Chunk(row, samples, left, seen, columns[-1] + 1 == len(layout.lefts))
 
-    def _can_be_seen(self, tile: np.ma.MaskedArray) -> bool:
-        return bool(can_be_seen(np.ma.getmaskarray(tile)[..., 0].mean(), self.config.max_nodata))
+    def _shown(self, strip: tuple[np.ndarray, np.ndarray] | None, here: slice) -> np.ma.MaskedArray | None:
+        """A tile's frame of a strip; None where there is none, or too little of it was measured."""
+        if strip is None:
+            return None
+        pixels, holes = (part[:, here] for part in strip)
+        return with_mask(pixels, holes) if can_be_seen(holes.mean(), self.config.max_nodata) else None
 
     def _last_values(
         self, known: DatasetReader, row: int, columns: range, box: tuple[int, int, int, int]
@@ -184,12 +177,10 @@ class SceneTiles(Dataset):
         if self.layout.stride is None:
             return read_numbers(known, (columns[0], row, columns[-1] + 1, row + 1))[0]
         pixels, side = read_numbers(known, box), self.layout.side
-        tiles = [
-            pixels[:, self.layout.lefts[c] - box[0] : self.layout.lefts[c] - box[0] + side] for c in columns
-        ]
-        means = np.full((len(tiles), pixels.shape[-1]), np.nan)
-        for i, tile in enumerate(tiles):
-            for k, values in enumerate(np.moveaxis(tile, -1, 0)):
+        means = np.full((len(columns), pixels.shape[-1]), np.nan)
+        for i, column in enumerate(columns):
+            left = self.layout.lefts[column] - box[0]
+            for k, values in enumerate(np.moveaxis(pixels[:, left : left + side], -1, 0)):
                 if np.isfinite(values).any():
                     means[i, k] = values[np.isfinite(values)].mean()
         return means
@@ -214,9 +205,9 @@ def bands_of(answer: TilePrediction, side: int, resampling: str) -> np.ndarray:
         parts = [answer.values, answer.low, answer.high]
         values = [value for part in parts if part is not None for value in part.values()]
         return np.array(values, np.float32)[:, None, None]
-    height, width = answer.image.shape[-3:-1]
-    image = np.moveaxis(answer.image, -1, -3).reshape(-1, height, width)
-    if (height, width) == (side, side):
+    size = answer.image.shape[-3:-1]
+    image = np.moveaxis(answer.image, -1, -3).reshape(-1, *size)
+    if size == (side, side):
         return image
     mode = "nearest-exact" if resampling == "nearest" else "bilinear"
     return F.interpolate(torch.from_numpy(image)[None], (side, side), mode=mode)[0].numpy()
@@ -246,11 +237,8 @@ class Blend:
         """Add the answers of some tiles of one row, by number of the tile."""
         if self.layout.stride is None:
             for column, answer in answers.items():
-                self.total[:, 0, column], self.weight[0, column], self.seen[0, column] = (
-                    answer[:, 0, 0],
-                    1,
-                    True,
-                )
+                self.total[:, 0, column] = answer[:, 0, 0]
+                self.weight[0, column] = self.seen[0, column] = True
             return
         side = self.layout.side
         self.seen[:, chunk.left : chunk.left + chunk.seen.shape[1]] |= chunk.seen
@@ -267,21 +255,9 @@ class Blend:
         known = (self.weight[:lines] > 0) & self.seen[:lines]
         with np.errstate(invalid="ignore", divide="ignore"):
             out = np.where(known, self.total[:, :lines] / self.weight[:lines], np.nan).astype(np.float32)
-        for name in ("total", "weight"):
-            part = getattr(self, name)
-            rest = np.concatenate([part[..., lines:, :], np.zeros_like(part[..., :lines, :])], -2)
-            setattr(self, name, rest)
+        self.total, self.weight = (
+            np.concatenate([part[..., lines:, :], np.zeros_like(part[..., :lines, :])], -2)
+            for part in (self.total, self.weight)
+        )
         self.seen = np.zeros_like(self.seen)
         return out
-
-
-def rows_of_chunks(chunks: Iterable[Chunk | DataError]) -> Iterator[Chunk]:
-    """The chunks, or the first error among them.
-
-    Raises:
-        DataError: of a chunk that cannot be read.
-    """
-    for chunk in chunks:
-        if isinstance(chunk, DataError):
-            raise chunk
-        yield chunk

@@ -69,6 +69,10 @@ class TileTable:
         columns = ("tile_ids", "region", "boxes", "values")
         return replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
+    def names_of_regions(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) the region of each of these tiles."""
+        return np.array(self.regions)[self.region[rows]]
+
     @property
     def bands(self) -> int:
         """Bands of a frame."""
@@ -129,24 +133,14 @@ def load_tiles(
     values = frame[list(targets)].to_numpy(np.float64) if targets else np.empty((len(frame), 0))
     names = frame["tile_id"].map(name_of).to_numpy(object)
     kept = check_rows(rows, names, regions, boxes, values, bad, frame.index, source, errors)
-    names_of_regions = sorted({regions[row] for row in kept})
-    images = find_images(names_of_regions, image_dir, labels, extension, errors.on_error, reading)
+    asked = sorted({regions[row] for row in kept})
+    images = find_images(asked, image_dir, labels, extension, errors.on_error, reading)
     kept = check_regions(kept, regions, boxes, images, extension, max_missing, frame.index, source, errors)
     history = history_of(kept, years, regions, boxes, values, labels, bad, frame.index, source, errors)
     errors.settle(len(kept))
-    return table_of_regions(
-        regions[kept],
-        images,
-        nodata,
-        source=source,
-        tile_ids=names[kept],
-        boxes=boxes[kept],
-        labels=labels,
-        steps=times,
-        targets=list(targets),
-        values=history,
-        reading=reading,
-    )
+    fields: dict[str, Any] = {"labels": labels, "steps": times, "targets": list(targets), "values": history}
+    fields |= {"source": source, "reading": reading, "tile_ids": names[kept], "boxes": boxes[kept]}
+    return table_of_regions(regions[kept], images, nodata, **fields)
 
 
 def table_of_regions(
@@ -205,25 +199,21 @@ def grid_tiles(
     images = mosaic_images(image_dir, labels, extension, reading, asset, nodata)
     raster = images.header
     if tile_size < 1 or tile_size > min(raster.height, raster.width):
-        raise DataError(
-            f"{images.files[0]}: is {raster.width} x {raster.height} pixels, no tile of {tile_size} x {tile_size} "
-            "fits in"
-        )
+        size = f"{raster.width} x {raster.height} pixels"
+        raise DataError(f"{images.files[0]}: is {size}, no tile of {tile_size} x {tile_size} fits in")
     y, x = np.mgrid[: raster.height // tile_size, : raster.width // tile_size].reshape(2, -1) * tile_size
     boxes = np.stack([x, y, x + tile_size, y + tile_size], 1).astype(np.int32)
-    return table_of_regions(
-        [place_of(image_dir)] * len(boxes),
-        {place_of(image_dir): images},
-        nodata,
-        source=str(image_dir),
-        tile_ids=np.arange(len(boxes)).astype(str).astype(object),
-        boxes=boxes,
-        labels=labels,
-        steps=times,
-        targets=[],
-        values=np.empty((len(boxes), len(labels), 0)),
-        reading=reading or Reading(),
-    )
+    ids, values = np.arange(len(boxes)).astype(str).astype(object), np.empty((len(boxes), len(labels), 0))
+    fields: dict[str, Any] = {
+        "labels": labels,
+        "steps": times,
+        "targets": [],
+        "values": values,
+        "source": str(image_dir),
+    }
+    fields |= {"reading": reading or Reading(), "tile_ids": ids, "boxes": boxes}
+    place = place_of(image_dir)
+    return table_of_regions([place] * len(boxes), {place: images}, nodata, **fields)
 
 
 def read_named(
@@ -245,9 +235,8 @@ def _named(frame: pd.DataFrame, names: Iterable[str], source: str | Path) -> pd.
     for name in names:
         alike = [] if name in frame.columns else [c for c in frame.columns if str(c).lower() == name.lower()]
         if len(alike) > 1:
-            raise DataError(
-                f"{source}: {name!r} may be the column {' or '.join(map(repr, alike))}; rename one"
-            )
+            both = " or ".join(map(repr, alike))
+            raise DataError(f"{source}: {name!r} may be the column {both}; rename one")
         renamed |= dict.fromkeys(alike, name)
     return frame.rename(columns=renamed)
 

@@ -12,7 +12,7 @@ from geohf.errors import DataError
 from geohf.tiles.cache import TilePixels
 from geohf.tiles.dates import DATED
 from geohf.tiles.table import TileTable
-from geohf.tiles.windows import TileWindows, unmeasured
+from geohf.tiles.windows import TileWindows, measured_pixels, unmeasured
 
 logger = logging.getLogger(__name__)
 FILLERS = (-99999, -32768, -9999, -999)  # what tables often write where nothing is known
@@ -30,7 +30,7 @@ def look_at_targets(table: TileTable) -> None:
         known = values[np.isfinite(values)]
         if len(known) and np.abs(known).max() > np.finfo(np.float32).max:
             raise DataError(
-                f"{table.source}: the target {name} holds {np.abs(known).max():g}; give it in a larger unit"
+                f"{table.source}: the target {name} holds {np.abs(known).max():g}; take a larger unit"
             )
         for filler in FILLERS:
             others = known[known != filler]
@@ -63,9 +63,8 @@ def require_spread(table: TileTable, train: TileWindows, cache: TilePixels) -> N
         what = (
             f"is {known[0]:g} in all {len(known)} training windows" if len(known) else "is not known in any"
         )
-        raise DataError(
-            f"{table.source}: the target {name} {what}, so there is nothing to learn; {unmeasured(table, cache)}"
-        )
+        pixels = unmeasured(table, cache)
+        raise DataError(f"{table.source}: the target {name} {what}, so there is nothing to learn; {pixels}")
 
 
 def look_at_pixels(table: TileTable, cache: TilePixels, train: TileWindows) -> None:
@@ -73,12 +72,8 @@ def look_at_pixels(table: TileTable, cache: TilePixels, train: TileWindows) -> N
     if cache.array.dtype == np.uint8:  # all of its values may be measured
         return
 
-    def parts() -> Iterator[np.ndarray]:
-        for row, frames, seen in zip(train.rows, train.frames, train.mask, strict=True):
-            yield cache.tile(row, frames[seen])[~cache.tile_mask(row, frames[seen])]
-
     def sample() -> Iterator[np.ndarray]:
-        return islice(parts(), LOOKED_AT)
+        return islice(measured_pixels(cache, train), LOOKED_AT)
 
     ends = [(part.min(0), part.max(0)) for part in sample() if len(part)]
     if not ends:
@@ -99,13 +94,14 @@ def look_at_pixels(table: TileTable, cache: TilePixels, train: TileWindows) -> N
             known = np.concatenate([part[:, band] for part in sample()]).astype(np.float64)
             others = known[known != value]
             if len(others) and (others.min() > value / 10 if value < 0 else others.max() < value / 3):
+                count = len(known) - len(others)
                 logger.warning(
                     "%s: band %d is %g in %d of %d pixels that were looked at, and far from it in the others; if that stands for "
                     "no measurement, say --nodata %.17g",
                     table.source,
                     band + 1,
                     value,
-                    len(known) - len(others),
+                    count,
                     len(known),
                     value,
                 )
@@ -129,7 +125,11 @@ def ndvi_fall(
     Raises:
         DataError: the images do not have these bands.
     """
-    near, far = (_band(cache, number) for number in (nir, red))
+    bands = cache.array.shape[-1]
+    for number in (nir, red):
+        if not 1 <= number <= bands:
+            raise DataError(f"there is no band {number}, the images have {bands} (counted from 1)")
+    near, far = nir - 1, red - 1
     (near_scale, near_offset), (far_scale, far_offset) = (units[near], units[far]) if units else [(1, 0)] * 2
     plain = near_scale == far_scale and near_offset == far_offset == 0  # which cancels, without rounding
 
@@ -164,13 +164,6 @@ def color_share(cache: TilePixels, color: Sequence[int]) -> np.ndarray:
         return _shares((frames == np.asarray(color)).all(-1) & ~holes, ~holes)
 
     return _each_tile(cache, one_tile)
-
-
-def _band(cache: TilePixels, number: int) -> int:
-    bands = cache.array.shape[-1]
-    if not 1 <= number <= bands:
-        raise DataError(f"there is no band {number}, the images have {bands} (counted from 1)")
-    return number - 1
 
 
 def _shares(hits: np.ndarray, known: np.ndarray) -> np.ndarray:

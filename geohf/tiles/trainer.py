@@ -6,7 +6,6 @@ import logging
 from typing import Any
 
 import numpy as np
-import torch
 
 from geohf.data.streaming import is_stream
 from geohf.errors import DataError
@@ -26,7 +25,7 @@ from geohf.tiles.dataset import BoundRows, as_sequences, bound_to
 from geohf.tiles.features import feature_rows
 from geohf.tiles.metrics import baselines_of, measure
 from geohf.tiles.outputs import write_outputs
-from geohf.tiles.phase import TilePhaseTrainer, calibrate
+from geohf.tiles.phase import TilePhaseTrainer, calibrate, gathered
 from geohf.training.finetuning import require_finetunable, unfreeze
 from geohf.training.trainer import GeoTrainer
 
@@ -60,22 +59,18 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
                 f"--finetune {self.args.finetune} is of a frame encoder (--encoder attention or ltae), and "
                 f"{self.config.encoder} has none: it learns as a whole"
             )
-        if is_stream(self.train_dataset):
-            self.finetune("train", resume, default_metric="nrmse")
-            return
-        if self.args.finetune != "none":
-            require_finetunable(self.model, self.args, len(self.train_dataset))
+        stream = is_stream(self.train_dataset)
+        if stream or self.args.finetune != "none":
+            if not stream:
+                require_finetunable(self.model, self.args, len(self.train_dataset))
             self.finetune("train", resume, default_metric="nrmse")
             return
         if self.args.augment:
-            logger.info(
-                "--finetune none: the frame encoder sees each frame once, so tiles are not turned or mirrored"
-            )
+            logger.info("--finetune none: each frame is encoded once, so tiles are not turned or mirrored")
         unfreeze(self.model, self.args)
-        train, validation = (
-            feature_rows(self.model, rows, self.args) for rows in (self.train_dataset, self.eval_dataset)
-        )
-        self.run_phase("train", train=train, evaluation=validation, resume=resume, default_metric="nrmse")
+        parts = {"train": self.train_dataset, "evaluation": self.eval_dataset}
+        rows = {name: feature_rows(self.model, part, self.args) for name, part in parts.items()}
+        self.run_phase("train", **rows, resume=resume, default_metric="nrmse")
 
     def _encoded(self, rows: Any) -> Any:
         """Rows bound to the model; of a frozen frame encoder with its features."""
@@ -86,11 +81,10 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
     def _clusters_of_validation(self) -> np.ndarray | None:
         """Fit the clusters on training rows; the validation rows' names, None where they are too few."""
         config, model = self.model.config, self.model
-        count = cluster_count(len(self.eval_dataset), config.coverage)
+        rows = len(self.eval_dataset)
+        count = cluster_count(rows, config.coverage)
         if not count:
-            logger.warning(
-                "%d validation rows are too few for margins by cluster: all have one", len(self.eval_dataset)
-            )
+            logger.warning("%d validation rows are too few for margins by cluster: all have one", rows)
             return None
         train, validation = self._encoded(self.train_dataset), self._encoded(self.eval_dataset)
         states = states_of(model, train, MOST_ROWS)
@@ -99,32 +93,27 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
                 "the training rows look alike to the model, so that clusters cannot be told apart: all have one margin"
             )
             return None
-        clusters = fit_clusters(states, count)
-        config.clusters = clusters
-        return np.array(cluster_names(nearest_clusters(clusters, states_of(model, validation))))
+        config.clusters = fit_clusters(states, count)
+        return np.array(cluster_names(nearest_clusters(config.clusters, states_of(model, validation))))
 
     def _forget_calibration(self) -> None:
         config = self.model.config
         config.interval_margin = config.region_margins = config.clusters = None
 
     def _calibrate(self) -> None:
-        if self.config.head != "image" and isinstance(self.eval_dataset, BoundRows):
-            outputs = self.outputs(self.eval_dataset)
-            rows, config = self.eval_dataset, self.model.config
-            regions = None
-            if config.interval_groups == "region":
-                regions = rows.region_names()
-            elif config.interval_groups == "cluster":
-                regions = self._clusters_of_validation()
+        rows, config = self.eval_dataset, self.model.config
+        if self.config.head != "image" and isinstance(rows, BoundRows):
+            outputs, regions = self.outputs(rows), None
+            if config.interval_groups != "none":
+                by_region = config.interval_groups == "region"
+                regions = rows.region_names() if by_region else self._clusters_of_validation()
             calibrate(config, outputs.raw, rows.windows.truth, regions)
 
     def outputs(self, dataset) -> TileSequenceOutput:
         """The model's outputs on a whole dataset, on the CPU and on every process."""
         dataset = self._encoded(dataset)
-        predicted: Any = self.predict(dataset).predictions
-        values, region = predicted if isinstance(predicted, tuple) else (predicted, None)
-        region = None if region is None else torch.from_numpy(region)
-        return TileSequenceOutput(predictions=torch.from_numpy(np.asarray(values)), region=region)
+        values, region = gathered(self.predict(dataset).predictions)
+        return TileSequenceOutput(predictions=values, region=region)
 
     def measure(
         self, dataset, outputs: TileSequenceOutput, prefix: str = "eval", intervals: bool = True
@@ -138,6 +127,5 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
         train = self.train_rows.windows if isinstance(self.train_rows, BoundRows) else None
         baselines = baselines_of(config, rows, train, images)
         metrics = measure(config, values, rows, baselines, intervals, images, outputs.region)
-        return Evaluation(
-            metrics, dataset, answers, prefix, outputs=outputs, baselines=baselines, images=images
-        )
+        details = {"outputs": outputs, "baselines": baselines, "images": images}
+        return Evaluation(metrics, dataset, answers, prefix, **details)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -93,10 +95,9 @@ def make_windows(
     length = total - (not estimate) * answered if frames is None else frames
     require_at_least(1, frames=length)
     if not 1 <= target_years <= most:
+        more = f" and a prediction_length of {answered}" if answered > 1 else ""
         raise DataError(
-            f"target_years must lie between 1 and {most} for {total} labels"
-            + (f" and a prediction_length of {answered}" if answered > 1 else "")
-            + f", got {target_years}"
+            f"target_years must lie between 1 and {most} for {total} labels{more}, got {target_years}"
         )
     asked_steps = np.arange(most - target_years + 1, most + 1)
     steps, rows = np.repeat(asked_steps, len(table)), np.tile(np.arange(len(table)), target_years)
@@ -127,16 +128,15 @@ def windows_of(
     table: TileTable, cache: TilePixels, config: TileSequenceConfig, may_be_none: bool = False
 ) -> TileWindows:
     """The windows that a trained model answers, see `make_windows`."""
-    return make_windows(
-        table,
-        cache,
-        config.task,
-        config.frames,
-        max_nodata=config.max_nodata,
-        image=config.head == "image",
-        may_be_none=may_be_none,
-        answered=config.prediction_length,
-    )
+    asked: dict[str, Any] = {"image": config.head == "image", "answered": config.prediction_length}
+    asked |= {"frames": config.frames, "max_nodata": config.max_nodata}
+    return make_windows(table, cache, config.task, may_be_none=may_be_none, **asked)
+
+
+def measured_pixels(cache: TilePixels, windows: TileWindows) -> Iterator[np.ndarray]:
+    """Of each window the pixels that may be seen and were measured, (n, bands)."""
+    for row, frames, seen in zip(windows.rows, windows.frames, windows.mask, strict=True):
+        yield cache.tile(row, frames[seen])[~cache.tile_mask(row, frames[seen])]
 
 
 def unmeasured(table: TileTable, cache: TilePixels) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 import torch
@@ -13,13 +14,18 @@ from rasterio.control import GroundControlPoint
 from rasterio.shutil import copy
 from rasterio.transform import from_origin
 
+from geohf.data.task_data import TaskData
 from geohf.errors import DataError
 from geohf.tiles import TileSequenceConfig, TileSequenceModel
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.cache import file_facts
+from geohf.tiles.cutting import build_cache
 from geohf.tiles.data import load
 from geohf.tiles.images import mosaic_files
+from geohf.tiles.modeling import make_model
 from geohf.tiles.processing import batch_of_rows
+from geohf.tiles.reading import Reading
+from geohf.tiles.samples import numbers_of
 from geohf.tiles.scene import predict_scene
 from geohf.tiles.table import grid_tiles
 
@@ -82,12 +88,74 @@ def test_last_values_that_are_no_numbers(last, message):
         make(answers="change").predict([{"frames": [PIXELS], "last_values": last}])
 
 
+def test_values_in_a_series_are_those_of_their_names():
+    """A row of a pandas table has its columns' order, which need not be that of the targets."""
+    series = pd.Series({"b": 1.0, "a": 2.0})
+    assert numbers_of(series, ["a", "b"]) == [2, 1]
+    assert numbers_of(pd.Series([1.0, 2.0]), ["a", "b"]) == [1, 2]
+    with pytest.raises(DataError, match="labels: no target 'b'; the targets are a, c"):
+        numbers_of(series, ["a", "c"], "labels")
+
+
 def test_a_key_that_is_nearly_one_is_not_passed_over():
     with pytest.raises(
         DataError, match="sample 0: has 'last_value', which is not looked at; is it 'last_values'"
     ):
         make(answers="both").predict([{"frames": [PIXELS], "last_value": 0.4}])
     assert make().predict([{"frames": [PIXELS], "id": 7, "name": "a", "data": 1}])[0].values
+
+
+def test_bytes_that_do_not_fit_are_named_and_not_shown(tmp_path, tiff):
+    tiff(tmp_path / "a.tif", PIXELS, **HERE)
+    tiff(tmp_path / "b.tif", PIXELS[..., :2], **HERE)
+    one, other = ((tmp_path / f"{name}.tif").read_bytes() for name in "ab")
+    with pytest.raises(DataError, match=r"^image bytes: its number of bands is 2, but image bytes has 3"):
+        make().predict([{"frames": [one, other]}])
+    with pytest.raises(DataError, match=r"^b.tif: its number of bands is 2"):
+        make().predict([{"frames": [one, {"bytes": other, "path": "b.tif"}]}])
+
+
+def test_training_rows_without_a_frame_tell_no_scales():
+    rows = [{"frames": [None, None], "labels": 1.0}, {"frames": [PIXELS], "labels": 2.0}]
+    with pytest.raises(DataError, match="row 0: shows no frame"):
+        make_model(TileArguments(), TaskData(rows, rows))
+    for none in ([], rows[:1]):
+        with pytest.raises(DataError, match="no training row shows a frame"):
+            make_model(TileArguments(), TaskData(none, none))
+
+
+SEEN = np.zeros((2, 3, 8, 8), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [{"frames": [PIXELS], "last_value": 1.0}],
+            "has 'last_value', which is not looked at; is it 'last_val",
+        ),
+        (
+            [{"pixel_values": SEEN, "labels": 1.0, "mask_step": [1, 0], "step_masks": [1, 0]}],
+            "is it 'step_mask'",
+        ),
+        ([{"frames": [PIXELS]}, {"pixel_values": SEEN}], "row 1 of the batch: has no frames"),
+        ([{"pixel_values": None}], "row 0 of the batch: has no pixel_values"),
+        (  # of the length of the other's: padded in front, each would hide or show another frame
+            [{"pixel_values": SEEN, "step_mask": [1]}, {"pixel_values": SEEN[:1], "step_mask": [1, 0]}],
+            "row 0 of the batch: step_mask has 1 entries for 2 frames; it needs 2",
+        ),
+        (
+            [
+                {"pixel_values": SEEN, "dates": np.zeros((3, 2))},
+                {"pixel_values": SEEN, "dates": np.zeros((2, 2))},
+            ],
+            "row 1 of the batch: dates has 2 entries for 2 frames; it needs 3",
+        ),
+    ],
+)
+def test_rows_of_a_batch_that_cannot_be_meant(rows, message):
+    with pytest.raises(DataError, match=message):
+        batch_of_rows(rows, make(dates="dates" in rows[0]).config)
 
 
 def test_pixels_of_a_larger_unit_than_the_trainings_get_a_word(caplog):
@@ -143,6 +211,20 @@ def test_a_vrt_is_as_new_as_the_files_that_it_shows(tmp_path, tiff):
     tiff(tmp_path / "a.tif", 255 - PIXELS[:, :, :1].repeat(3, 2), compress="deflate", **HERE)
     assert file_facts(tmp_path / "a.vrt") != before
     assert file_facts(path) != plain
+
+
+def test_a_corrected_world_file_makes_another_cache(tmp_path, tiff):
+    """Aligned pixels depend on where a file says that it lies, and that may stand in a file beside it."""
+    for year in ("2019", "2020"):
+        tiff(tmp_path / f"{year}.tif", PIXELS, crs="EPSG:32632")
+    ahead = [None, None]
+    for i, west in enumerate((500_005, 500_045)):
+        (tmp_path / "2019.tfw").write_text("10\n0\n0\n-10\n500005\n4999995\n")
+        (tmp_path / "2020.tfw").write_text(f"10\n0\n0\n-10\n{west}\n4999995\n")
+        table = grid_tiles(tmp_path, ["2019", "2020"], 8, reading=Reading(align="nearest"))
+        ahead[i] = build_cache(table, tmp_path / "cache", 1).tile(0)[1]
+    np.testing.assert_array_equal(ahead[0], PIXELS[:8, :8])
+    np.testing.assert_array_equal(ahead[1][:, 4:], PIXELS[:8, :4])  # four pixels farther east
 
 
 def test_a_scene_that_only_control_points_place_gets_a_word(tmp_path, caplog):

@@ -15,6 +15,7 @@ from geohf.tiles.answers import TileSequenceOutput, gaussian_ends, margins_of, p
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.clusters import cluster_count, cluster_names, fit_clusters, nearest_clusters
 from geohf.tiles.data import load, load_folds
+from geohf.tiles.dataset import TileRows
 from geohf.tiles.losses import regression_loss
 from geohf.tiles.metrics import coverage_by
 from geohf.tiles.phase import calibrate
@@ -184,10 +185,20 @@ def test_a_small_region_has_the_pooled_margin():
     calibrate(config, torch.zeros(61, 1, 1), np.r_[truth, [[0.0]]], np.append(names, "d"))
     assert list(config.region_margins) == ["a", "b", "c"]
     assert region_numbers(config, ["c", "d", None, 7]).tolist() == [3, 0, 0, 0]
+
     # the 19th smallest of 20: ceil(21 x 0.9)
     assert config.region_margins["a"][0] == pytest.approx(np.sort(np.abs(truth[:20, 0]))[18])
     with pytest.raises(DataError, match="needs rows with a region"):
         calibrate(config, torch.zeros(61, 1, 1), np.zeros((61, 1)))
+
+
+def test_a_region_that_is_a_number_is_the_same_in_tables_rows_and_samples():
+    """Pandas makes 7.0 of a whole number where a column has holes, datasets a tensor where a format asks for it."""
+    config = TileSequenceConfig(region_margins={"7": [2.0]})
+    kinds = ["7", 7, 7.0, np.float64(7), torch.tensor(7), np.nan]
+    assert region_numbers(config, kinds).tolist() == [1] * 5 + [0]
+    assert TileRows([{"region": kind} for kind in kinds[:5]]).region_names().tolist() == ["7"] * 5
+    assert TileRows([{"region": kind} for kind in kinds]).region_names() is None
 
 
 def test_a_saved_model_answers_by_region(tmp_path):

@@ -46,12 +46,15 @@ def test_pixels_without_data_take_the_mean_of_the_others():
     assert ready[0, 0].tolist() == [[0, 2], [1, 1]]
 
 
-def test_pixels_without_data_of_a_band_of_ones_and_zeros_take_the_more_frequent_one():
-    frame = np.ones((1, 4, 4, 2), np.uint8)
+@pytest.mark.parametrize("dtype", [np.uint8, bool])
+def test_pixels_without_data_of_a_band_of_ones_and_zeros_take_the_more_frequent_one(dtype):
+    frame = np.ones((1, 4, 4, 2), dtype)
     frame[0, 0, 0], frame[0, 1:, 0, 1] = (0, 0), 0  # zeros: one of twelve, four of twelve
     holes = np.zeros((1, 4, 4), bool)
     holes[0, :, 3] = True
     assert np.unique(fill_holes(frame, holes)[0, :, 3], axis=0).tolist() == [[1, 1]]
+    frame[0, 1:, :3, 0] = 0  # nine of twelve
+    assert np.unique(fill_holes(frame, holes)[0, :, 3], axis=0).tolist() == [[0, 1]]
 
 
 def test_bands_and_targets_in_small_units_are_standardized_and_constant_ones_are_not():

@@ -268,7 +268,7 @@ def test_color_tables_are_compared_where_pixels_have_the_number(tmp_path):
 
 def test_a_raster_fits_itself(tmp_path, tiff):
     path = tiff(tmp_path / "a.tif", PIXELS, **HERE)
-    raster = read_frame(path)[2]
+    _, raster = read_frame(path)[2]
     require_same_grid(path, raster, path, raster)
     assert raster.located
     assert raster.names == (None, None, None)

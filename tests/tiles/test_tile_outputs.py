@@ -17,9 +17,11 @@ from geohf import DataError, TileSequenceConfig, TileSequenceModel
 from geohf.recipes import train_tiles
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.data import load
-from geohf.tiles.outputs import write_mosaic
+from geohf.tiles.dataset import TileSequences
+from geohf.tiles.outputs import write_mosaic, write_numbers
 from geohf.tiles.scene import predict_scene
 from geohf.tiles.table import grid_tiles
+from geohf.tiles.windows import make_windows
 
 PIXELS = np.random.default_rng(0).integers(1, 255, (4, 32, 48, 2), np.uint8)
 HERE = {"crs": "EPSG:32632", "transform": from_origin(500_000, 5_000_000, 10, 10)}
@@ -100,6 +102,21 @@ def test_a_mosaic_never_overwrites_an_input(tmp_path, tiff):
     with pytest.raises(Exception, match="no"):
         write_mosaic(tmp_path / "m.tif", table, 0, np.array([0]), np.array([["no"]], object), ["x"])
     assert not (tmp_path / "m.tif").exists()
+
+
+def test_mosaics_are_of_each_regions_newest_step_and_of_this_run(tiles, tmp_path):
+    table, cache = tiles
+    windows = make_windows(table, cache, target_years=2)
+    older = (windows.steps == 1) & (table.region[windows.rows] == 1)
+    for asked, there in ((older | (table.region[windows.rows] == 0), {"7": 2, "8": 1}), (older, {"8": 1})):
+        part = windows.take(asked)
+        answers = np.ones((len(part), 1)) * part.steps[:, None], None, None
+        write_numbers(tmp_path, TileSequences(cache, part, table=table), "test", answers)
+        mosaics = sorted((tmp_path / "mosaics").iterdir())
+        assert [path.stem for path in mosaics] == list(there)
+        for path in mosaics:
+            with rasterio.open(path) as file:
+                assert np.nanmax(file.read()) == np.nanmin(file.read()) == there[path.stem]
 
 
 @pytest.mark.case("files-D13", "files-D15")
