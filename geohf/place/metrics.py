@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from geohf.errors import DataError, require_choice
+from geohf.errors import DataError, require_choice, require_whole
 from geohf.geo import great_circle_m, matches_within_m
 from geohf.metrics.directions import HIGHER, MetricInfo
 from geohf.metrics.intervals import mean_interval
@@ -287,10 +287,11 @@ def stretches(
 
 
 def _check_n(n: Sequence[int]) -> list[int]:
-    counts = sorted({int(count) for count in n})
-    if not counts or counts[0] < 1:
-        raise DataError(f"n must be whole numbers from 1, got {tuple(n)}")
-    return counts
+    if not len(n):
+        raise DataError("n must be whole numbers from 1, got none")
+    for count in n:
+        require_whole(1, n=count)
+    return sorted({int(count) for count in n})
 
 
 def _check_lengths(descriptors, points, name: str) -> None:
