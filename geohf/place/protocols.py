@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from geohf.errors import require_choice, require_whole
+from geohf.errors import DataError, listed, require_choice, require_whole
 from geohf.io import natural_key
 
 logger = logging.getLogger(__name__)
@@ -76,14 +76,25 @@ def find_sets(root: str | os.PathLike) -> Sets | None:
 
 
 def expand(sources: dict[str, list]) -> dict[str, list]:
-    """Sources of a run, where a root of test queries stands for its queries and, if none is given, its database."""
-    set_lists = [find_sets(root) for root in sources["test"]]
-    if None in set_lists or not set_lists:
+    """Sources of a run, where a root of test queries stands for its queries and, if none is given, its database.
+
+    Raises:
+        DataError: a root and other test queries, and no database for both.
+    """
+    roots = {root: find_sets(root) for root in sources["test"]}
+    databases = [sets.database for sets in roots.values() if sets is not None]
+    if not databases:
         return sources
-    sets = [one for one in set_lists if one is not None]
-    queries = [path for one in sets for path in one.queries.values()]
-    databases = sources["database"] or [one.database for one in sets]
-    return sources | {"test": queries, "database": databases}
+    lone = [root for root, sets in roots.items() if sets is None]
+    if lone and not sources["database"]:
+        raise DataError(
+            f"{listed(lone)}: queries without a database of their own stand beside a folder that has one, {databases[0]}: say "
+            "with --database_csv what both are searched in"
+        )
+    queries = [
+        path for root, sets in roots.items() for path in ([root] if sets is None else sets.queries.values())
+    ]
+    return sources | {"test": queries, "database": sources["database"] or databases}
 
 
 def check_sizes(name: str | None, database: int, queries: int) -> None:
