@@ -15,7 +15,7 @@ from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS
 from geohf.data.times import time_ns
 from geohf.errors import DataError
 from geohf.place.columns import CAMERA_COLUMNS, HEADINGS, SEQUENCE_COLUMNS, TIME_COLUMNS
-from geohf.place.drives import files_of, names_of
+from geohf.place.drives import drive_features, files_of, names_of
 
 LABELS = ("latitude", "longitude", "heading", "sequence", "camera", "time_ns")
 
@@ -29,7 +29,8 @@ def as_drives(rows):
     """
     if not hasattr(rows, "__len__") or isinstance(rows, (RowView, dict)):
         return rows
-    if {"image", *LABELS} <= set(getattr(rows, "column_names", None) or ()):
+    known, own = drive_features(), getattr(rows, "features", None) or {}
+    if "image" in own and all(own.get(name) == known[name] for name in LABELS):
         return rows
     return RowView(without_decoding(rows), _read_image, LABELS)
 
