@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -253,7 +254,8 @@ class PlaceRetrieval(GeoPreTrainedModel):
             if not isinstance(index, (str, os.PathLike)):
                 raise DataError(f"index is a PlaceIndex or a file's path, not a {type(index).__name__}")
             path = Path(index)
-            index = load_once(path, path.stat().st_mtime_ns if path.exists() else 0)
+            # a copy: what a caller adds or removes is not in the file
+            index = copy.copy(load_once(path, path.stat().st_mtime_ns if path.exists() else 0))
         index.check_model(self)
         return index
 
