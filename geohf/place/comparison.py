@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
+from geohf.place.drives import told_apart
 from geohf.place.metrics import Retrieval
 
 if TYPE_CHECKING:
@@ -31,14 +32,15 @@ def variants(
         methods, options = methods[:1], replace(options, head="none", projection_dim=None)
     # the sample's own model is told by no name
     names: list[str | None] = list(options.models) if options.models else [None]
-    every = list(product(names, options.seeds or [args.seed], methods))
+    every = list(dict.fromkeys(product(names, options.seeds or [args.seed], methods)))
+    short = _short_names([name or "sample" for name in names])
     for name, seed, method in every:
         own = copy.copy(args)
         own.seed = seed
         own.clique_m = args.clique_m if method == "ours" else None
         if len(every) > 1:
             own.output_dir = str(
-                Path(args.output_dir) / "trained_models" / _label(name or "sample", seed, method)
+                Path(args.output_dir) / "trained_models" / _label(short[name or "sample"], seed, method)
             )
             own.push_to_hub = False
             if args.resume_from_checkpoint and str(args.resume_from_checkpoint).lower() != "false":
@@ -73,14 +75,20 @@ def details_of(run: GeoPlaceTrainer) -> dict[str, Any]:
     return run.evaluated.details
 
 
-def label_of(run: GeoPlaceTrainer) -> str:
-    """A run's name for files."""
-    return _label(run.name, run.args.seed, run.method)
+def labels_of(runs: Sequence[GeoPlaceTrainer]) -> list[str]:
+    """The runs' names for files."""
+    short = _short_names([run.name for run in runs])
+    return [_label(short[run.name], run.args.seed, run.method) for run in runs]
 
 
 def _label(name: str, seed: int, method: str) -> str:
     kind = "" if method == "ours" else f"_{method}"
-    return f"{Path(name).name}_seed{seed}{kind}"
+    return f"{name.replace('/', '_')}_seed{seed}{kind}"
+
+
+def _short_names(names: Sequence[str]) -> dict[str, str]:
+    """What tables call models: by the last part of the name, with those before it where models share that."""
+    return told_apart({name: Path(name).parts for name in names})
 
 
 def comparison_rows(runs: Sequence[GeoPlaceTrainer]) -> list[dict]:
@@ -88,9 +96,9 @@ def comparison_rows(runs: Sequence[GeoPlaceTrainer]) -> list[dict]:
 
     A backbone of random weights is another one with every seed.
     """
-    rows, seen = [], set()
+    rows, seen, short = [], set(), _short_names([run.name for run in runs])
     for run in runs:
-        model, seed, details = Path(run.name).name, run.args.seed, details_of(run)
+        model, seed, details = short[run.name], run.args.seed, details_of(run)
         frozen = (run.name, seed if run.model.config.backbone_name is None else None)
         if frozen not in seen:
             seen.add(frozen)

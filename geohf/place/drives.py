@@ -9,9 +9,9 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -178,8 +178,17 @@ def names_of_sources(sources: Sequence[str | os.PathLike]) -> list[str]:
     are told apart among the sources given: give all of a run.
     """
     paths = [Path(source).resolve() for source in sources]
-    known = {path: _name_parts(path) for path in paths}
-    names: dict[Path, str] = {}
+    names = told_apart({path: _name_parts(path) for path in paths})
+    return [names[path] for path in paths]
+
+
+def told_apart(known: Mapping[Any, Sequence[str]]) -> dict[Any, str]:
+    """What paths of these parts are called: by as few of their last parts as tell them apart.
+
+    >>> told_apart({1: ("a", "place"), 2: ("b", "place"), 3: ("b", "other")})
+    {3: 'other', 1: 'a/place', 2: 'b/place'}
+    """
+    names: dict[Any, str] = {}
     length = 1
     while len(names) < len(known):
         short = {path: "/".join(parts[-length:]) for path, parts in known.items() if path not in names}
@@ -188,7 +197,7 @@ def names_of_sources(sources: Sequence[str | os.PathLike]) -> list[str]:
             if count[name] == 1 or length >= len(known[path]):
                 names[path] = name if count[name] == 1 else str(path)
         length += 1
-    return [names[path] for path in paths]
+    return names
 
 
 def _name_parts(path: Path) -> tuple[str, ...]:

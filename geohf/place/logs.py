@@ -44,15 +44,16 @@ class StepClock(TrainerCallback):
 
     def __init__(self):
         self.rows: list[dict] = []
+        self._micro: list[torch.Tensor] = []  # losses of the optimizer step that is under way
         self._losses: list[torch.Tensor] = []
         self._batches: list[dict] = []
         self._epoch_began = self._step_began = time.perf_counter()
 
     def note(self, loss: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> None:
-        """One batch's loss and its parts."""
+        """A micro-batch's loss and its parts; those of one optimizer step are averaged."""
         missing = loss.new_tensor(torch.nan)
         values = {"train_loss": loss, **parts}
-        self._losses.append(torch.stack([values.get(name, missing).detach().float() for name in _PARTS]))
+        self._micro.append(torch.stack([values.get(name, missing).detach().float() for name in _PARTS]))
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         """Start the epoch's clock."""
@@ -70,14 +71,14 @@ class StepClock(TrainerCallback):
                 batch_time=now - self._step_began,
             )
         )
-        self._step_began = now
+        self._losses.append(torch.stack(self._micro).mean(0))
+        self._step_began, self._micro = now, []
 
     def on_epoch_end(self, args, state, control, **kwargs):
         """Bring the epoch's losses over from the device, and average them."""
         if not self._batches:
             return
-        # micro-batches of one optimizer step are averaged
-        losses = torch.stack(self._losses).unflatten(0, (len(self._batches), -1)).mean(1).tolist()
+        losses = torch.stack(self._losses).tolist()
         self.rows += [
             row | dict(zip(_PARTS, loss, strict=True))
             for row, loss in zip(self._batches, losses, strict=True)

@@ -14,7 +14,7 @@ from geohf.data.tables import points_of
 from geohf.data.task_data import facts_of
 from geohf.geo import great_circle_m
 from geohf.metrics.records import Evaluation
-from geohf.place.comparison import comparison_rows, details_of, label_of, summary_rows
+from geohf.place.comparison import comparison_rows, details_of, labels_of, summary_rows
 from geohf.place.index import PlaceIndex
 from geohf.place.logs import write_log
 from geohf.place.metrics import Retrieval
@@ -48,9 +48,9 @@ def write_outputs(
     if not trainer.args.should_save:
         return {}
     runs = trainer.runs
-    for run in runs:
+    for run, label in zip(runs, labels_of(runs), strict=True):
         if run.log_rows:
-            path = write_log(folder / "logs", label_of(run), run.log_rows)
+            path = write_log(folder / "logs", label, run.log_rows)
             plot_run(folder / "plots" / f"{path.stem}_plots.png", run.log_rows, f"{run.name}: {run.method}")
     write_csv(folder / "logs" / "training_summary.csv", summary_rows(runs))
     write_csv(folder / "comparison.csv", comparison_rows(runs))

@@ -262,6 +262,8 @@ class GeoPlaceTrainer(PlaceSearches):
         config.confidence_m = self.radii_m[0]
         seen = evidence(retrieval.similarity, retrieval.answer_points, config.negative_m)
         calibrate(config, seen, retrieval.right[:, 0], self.abstain)
+        if self.validation_r1 is None:  # nothing was trained that could be chosen
+            self.validation_r1, self.validation_score = retrieval.values["r1"], score(retrieval.values, self)
         self.learn_gate(rows, self._described_database(rows), self.outputs(rows))
 
     # ---- measuring
