@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from geohf.errors import DataError, require_choice, require_whole, require_within
 from geohf.metrics.directions import LOSS
-from geohf.place.confidence import check_precision
 from geohf.place.metrics import METRICS
 from geohf.place.sequences import check_options
 from geohf.training.arguments import GeoTrainingArguments, argument
@@ -150,7 +149,7 @@ class PlaceArguments(PhotoArguments, StreamingArguments):
     def __post_init__(self):
         super().__post_init__()
         check_options(self.center, self.method)
-        check_precision(self.abstain)
+        require_within("(0, 1]", abstain=self.abstain)
         require_whole(0, verify=self.verify)
         require_choice(AUDITS, audit=self.audit)
         for method in [self.methods] if isinstance(self.methods, str) else self.methods:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.metrics.selective import threshold_for_precision
 
@@ -121,14 +120,3 @@ def forget_confidence(config: GeoPlaceConfig, change: str) -> None:
         logger.warning(
             "%s: what was fitted before is forgotten, %s; validation queries fit it anew", change, lost
         )
-
-
-def check_precision(abstain: float | None) -> float | None:
-    """The precision, refused where it is none.
-
-    Raises:
-        DataError: not above 0 and at most 1.
-    """
-    if abstain is not None and not 0 < abstain <= 1:
-        raise DataError(f"abstain must be a precision above 0 and at most 1, got {abstain}")
-    return abstain

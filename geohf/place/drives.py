@@ -42,6 +42,7 @@ from geohf.place.columns import (
     without_panoramas,
 )
 from geohf.place.file_names import carries_point, point_of_name
+from geohf.place.sequences import in_order
 from geohf.vision.checks import broken_images, check_images
 from geohf.vision.exif import exif_position
 from geohf.vision.files import image_files
@@ -169,6 +170,12 @@ def drive_of(sequence: str, camera: str | None) -> str:
 def drives_of(images: Dataset) -> list[str]:
     """The drive of each image of a dataset of drives, of one camera each."""
     return [drive_of(*row) for row in zip(images["sequence"][:], images["camera"][:], strict=True)]
+
+
+def by_time(images: Dataset) -> tuple[Dataset, np.ndarray, np.ndarray]:
+    """The images in the order of time within their drives, and the drive and part of each, see `in_order`."""
+    rows, drives, parts = in_order(drives_of(images), images["time_ns"][:])
+    return images.select(rows), drives, parts
 
 
 def names_of_sources(sources: Sequence[str | os.PathLike]) -> list[str]:

@@ -149,23 +149,22 @@ def answer_drives(
         top_k: answers to give, at most as many as the index holds.
         near: see `PlaceIndex.search`.
     """
-    rows, drives, parts = in_order(np.arange(len(frames)), frames.sequences, frames.times_ns)
+    rows, drives, parts = in_order(frames.sequences, frames.times_ns)
     asked, matches, k = descriptors[rows], None, answers_searched(top_k, len(index))
     if method is None:
         similarity, ranked = index.search(asked, k, center, drives, near)
     else:
         similarity, matches = index.match(asked, k, center, drives, near, parts, method=method)
         ranked = matches.rows
-    images = [[index.images[row] for row in some] for some in ranked]
     fitted = center == "none" and index.axes is None
-    answers = predictions_of(asked, similarity, index.points[ranked], images, config, top_k, fitted=fitted)
-    for i, answer in enumerate(answers):
-        if method is not None:
-            answer.abstains = None  # the threshold was chosen for single frames
-        if matches is not None:
-            answer.chained = bool(matches.chained[i])
-            if answer.chained:
-                answer.confidence = float(matches.posterior[i, 0])
+    answers = predictions_of(
+        asked, similarity, ranked, index.points, index.images, config, top_k, fitted=fitted
+    )
+    for i, answer in enumerate(answers if matches is not None else ()):
+        answer.abstains = None  # the threshold was chosen for single frames
+        answer.chained = bool(matches.chained[i])
+        if answer.chained:
+            answer.confidence = float(matches.posterior[i, 0])
     return [answers[i] for i in np.argsort(rows)]
 
 

@@ -17,13 +17,13 @@ from geohf.data.samples import name_of
 from geohf.data.tables import points_of
 from geohf.errors import DataError, listed
 from geohf.geo import check_points
-from geohf.place.drives import drives_of, files_of, load_drives, names_of
+from geohf.place.drives import by_time, files_of, load_drives, names_of
 from geohf.place.encoding import Encoder, encode_rows
 from geohf.place.fingerprints import require_same_model
 from geohf.place.index_files import Contents, reading_index, write_index
 from geohf.place.index_search import Engine, IndexSearch
 from geohf.place.search import unit_descriptors
-from geohf.place.sequences import drive_names, in_order
+from geohf.place.sequences import drive_names
 from geohf.place.storage import check_storage, principal_axes, project, storage_of
 from geohf.place.verification import LocalFeatures
 from geohf.vision.weights import aligned
@@ -149,8 +149,7 @@ class PlaceIndex(IndexSearch):
             DataError: see `load_drives`.
         """
         images, _ = load_drives(sources, **options)
-        rows, _, drives = in_order(np.arange(len(images)), drives_of(images), images["time_ns"][:])
-        images = images.select(rows)
+        images, drives, _ = by_time(images)
         twice = [name for name, count in Counter(names_of(images)).items() if count > 1]
         if twice:
             logger.warning(

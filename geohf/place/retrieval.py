@@ -53,9 +53,7 @@ class PlaceRetrieval(GeoPreTrainedModel):
     def encode(self, images: Any, batch_size: int = 32) -> np.ndarray:
         """(n, d) float32 descriptors of length 1, of anything that `predict` takes."""
         descriptors = [answer.descriptor for answer in self.predict(images, batch_size)]
-        return (
-            np.stack(descriptors) if descriptors else np.empty((0, self.config.descriptor_size), np.float32)
-        )
+        return np.array(descriptors, np.float32).reshape(-1, self.config.descriptor_size)
 
     def predict(
         self,
@@ -155,9 +153,7 @@ class PlaceRetrieval(GeoPreTrainedModel):
             DataError: an index of another model, see `match_sequences`.
         """
         check_options(center, method)
-        opened = self.open_index(index)
-        if opened is None:
-            raise DataError("drives are searched for in an index: give one")
+        opened = self.index_of_drives({"index": index})
         frames = find_frames(inputs, self.samples, sequences)
         descriptors = self.encode(frames.images, batch_size)
         return answer_drives(opened, descriptors, frames, self.config, center, method, top_k, near)
@@ -183,16 +179,10 @@ class PlaceRetrieval(GeoPreTrainedModel):
         check_options(center, method)
         if center == "none" and method is None:
             return super().predict_to_file(sources, output, batch_size, **options)
-        index = self.open_index(options.pop("index", None))
-        if index is None:
-            raise DataError("drives are searched for in an index: give one with --index")
-        if options.pop("backend", "exact") != "exact":
-            raise DataError("drives are searched for exactly: leave --backend out")
-        if options.pop("verify", 0):
-            raise DataError(f"{UNVERIFIED}: leave --verify, or --center and --method, out")
+        index = self.index_of_drives(options)
         refuse_overwriting(output, sources if isinstance(sources, (list, tuple)) else [sources])
         frames = find_frames(sources, self.samples)
-        chosen = {"top_k": options.pop("top_k", 5), "near": options.pop("near", None)}
+        chosen = {name: options.pop(name) for name in ("top_k", "near") if name in options}
         chosen |= {"center": center, "method": method}
         finish = partial(answer_rows, index, frames, self.config, chosen)
         inputs = Inputs([(frames.names, frames.images)])
@@ -259,6 +249,21 @@ class PlaceRetrieval(GeoPreTrainedModel):
         index.check_model(self)
         return index
 
+    def index_of_drives(self, options: dict[str, Any]) -> PlaceIndex:
+        """The index of a call for drives, taken out of its options, with `backend` and `verify`, which must ask for nothing.
+
+        Raises:
+            DataError: no index, or one of another model; a backend or verification is asked for.
+        """
+        index = self.open_index(options.pop("index", None))
+        if index is None:
+            raise DataError("drives are searched for in an index: give one (--index of the command)")
+        if options.pop("backend", "exact") != "exact":
+            raise DataError("drives are searched for exactly: leave backend out")
+        if options.pop("verify", 0):
+            raise DataError(f"{UNVERIFIED}: leave verify, or center and method, out")
+        return index
+
     def decode(
         self,
         outputs: GeoPlaceOutput,
@@ -292,7 +297,6 @@ class PlaceRetrieval(GeoPreTrainedModel):
         if verify and maps is not None and index.local is not None:
             doubtful = gated(gap_of(similarity, index.points[rows], self.config.negative_m), self.config)
             similarity, rows = verified(similarity, rows, index.local, maps, doubtful, verify)
-        images = [[index.images[row] for row in some] for some in rows]
-        points = index.points[rows]
+        known = index.points, index.images
         fitted = index.axes is None
-        return predictions_of(descriptors, similarity, points, images, self.config, top_k, doubtful, fitted)
+        return predictions_of(descriptors, similarity, rows, *known, self.config, top_k, doubtful, fitted)

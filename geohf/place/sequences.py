@@ -203,22 +203,20 @@ def split_at_gaps(sequences: Sequence, times_ns: Sequence[int | None], gap_s: fl
 
 
 def in_order(
-    rows: np.ndarray, sequences: Sequence, times_ns: Sequence[int | None]
+    sequences: Sequence, times_ns: Sequence[int | None]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows in the order of time within their drives, where all frames of a drive have one.
+    """Frames in the order of time within their drives, where all frames of a drive have one.
 
     Args:
-        rows: (q,) of all rows.
-        sequences, times_ns: of all rows; times in nanoseconds since 1970, None where unknown.
+        sequences, times_ns: of each frame; times in nanoseconds since 1970, None where unknown.
 
     Returns:
-        (q,) the rows; the drive of each, whose frames have camera and weather in common; and the part of it without a gap,
-        whose frames follow each other, see `split_at_gaps`.
+        (q,) numbers of the frames; the drive of each, whose frames have camera and weather in common; and the part of it
+        without a gap, whose frames follow each other, see `split_at_gaps`.
     """
     names = np.asarray(sequences).astype(str)
     ordered = []
-    for some in rows_of_each(names[rows]):
-        drive = rows[some]
+    for drive in rows_of_each(names):
         times = [times_ns[row] for row in drive]
         known = [time for time in times if time is not None]
         if len(known) < len(times) and known != sorted(known):

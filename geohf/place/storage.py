@@ -223,7 +223,7 @@ def principal_axes(unit: torch.Tensor, dims: int) -> torch.Tensor:
 
 def project(unit: torch.Tensor, axes: torch.Tensor | None) -> torch.Tensor:
     """(n, dims) of length 1: (n, d) rows along these axes, or as they are where there are none."""
-    return unit if axes is None else torch.nn.functional.normalize(unit @ axes.T, dim=1)
+    return unit if axes is None else torch.nn.functional.normalize(unit @ axes.T, dim=-1)
 
 
 def _signs(moved: torch.Tensor) -> torch.Tensor:

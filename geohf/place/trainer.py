@@ -11,14 +11,14 @@ import torch
 
 from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
-from geohf.errors import DataError, require_choice, require_whole
+from geohf.errors import DataError, require_choice, require_whole, require_within
 from geohf.metrics.records import Evaluation
 from geohf.place.answers import predictions_of
 from geohf.place.arguments import METHODS, PlaceTrainingArguments
 from geohf.place.audit import near_duplicates, report_leaks
 from geohf.place.card import card_data
 from geohf.place.choice import Choice, lowered, score
-from geohf.place.confidence import SHOWN_ANSWERS, calibrate, check_precision, evidence, forget_confidence
+from geohf.place.confidence import SHOWN_ANSWERS, calibrate, evidence, forget_confidence
 from geohf.place.drives import headings_of
 from geohf.place.losses import CellClassifier
 from geohf.place.metrics import measure, recall_intervals
@@ -111,7 +111,8 @@ class GeoPlaceTrainer(PlaceSearches):
         self.radii_m = list(radii_m or dict.fromkeys([self.config.confidence_m, 25.0, 10.0, 50.0]))
         self.center, self.sequence_method = check_options(center, sequence_method)
         self.whitening_dim = whitening_dim
-        self.abstain, self.verify = check_precision(abstain), verify
+        self.abstain, self.verify = abstain, verify
+        require_within("(0, 1]", abstain=abstain)
         require_whole(0, verify=verify)
         if abstain is not None and eval_dataset is None:
             raise DataError(
@@ -301,16 +302,17 @@ class GeoPlaceTrainer(PlaceSearches):
         told = points_of(database), points_of(rows), np.array(rows["sequence"][:]), list(rows["time_ns"][:])
         others = [part for part in (self.train_dataset, self.eval_dataset) if hasattr(part, "__len__")]
         names, database_names, *_ = short_names(rows, database, *others)
-        config, answers = self.model.config, slice(SHOWN_ANSWERS)
+        answers = slice(SHOWN_ANSWERS)
         return Evaluation(
             measure(retrieval, baseline, recall_intervals(retrieval, *told)),
             dataset,
             predictions_of(
                 outputs.numpy(),
                 retrieval.similarity[:, answers],
-                retrieval.answer_points[:, answers],
-                [[database_names[row] for row in ranked] for ranked in retrieval.ranked[:, answers]],
-                config,
+                retrieval.ranked[:, answers],
+                points_of(database),
+                database_names,
+                self.model.config,
             ),
             prefix,
             retrieval=retrieval,

@@ -160,7 +160,7 @@ def test_one_photograph_at_two_places_is_named(photos, caplog):
     ("times", "told"), [((1, None, 2), False), ((2, None, 1), True), ((None, None, None), False)]
 )
 def test_frames_that_a_lacking_time_leaves_unsorted_are_told_of(times, told, caplog):
-    rows, *_ = in_order(np.arange(3), ["a"] * 3, times)
+    rows, *_ = in_order(["a"] * 3, times)
     assert rows.tolist() == [0, 1, 2]
     assert ("a: 1 of 3 frames have no time, so that all stay in the order given" in caplog.text) == told
 
