@@ -19,10 +19,7 @@ from geohf.training.options import (
     with_default,
 )
 
-LOSSES = ("hybrid", "multi_similarity", "cosface")
-HEADS = ("residual", "mlp", "none")
 METHODS = ("ours", "original")
-AUDITS = ("report", "strict", "off")
 
 
 @dataclass
@@ -129,14 +126,12 @@ class PlaceArguments(PhotoArguments, StreamingArguments):
         default_factory=lambda: [25.0, 10.0, 50.0],
         metadata={"help": "Meters within which an answer is right; the first one counts."},
     )
-
     center: str = argument(
         "none", "Measure drives as a whole, too, their own mean removed: none, database, sequence or online."
     )
     method: str | None = argument(
         None, "Measure drives as a whole, too, the order of their frames heard: filter, smooth or diagonal."
     )
-
     verify: int = argument(
         0,
         "Answers of a doubtful search that local features put in order: what doubtful is, is learned on validation queries, and recall is measured with it, too; 0: none.",
@@ -151,7 +146,7 @@ class PlaceArguments(PhotoArguments, StreamingArguments):
         check_options(self.center, self.method)
         require_within("(0, 1]", abstain=self.abstain)
         require_whole(0, verify=self.verify)
-        require_choice(AUDITS, audit=self.audit)
+        require_choice(("report", "strict", "off"), audit=self.audit)
         for method in [self.methods] if isinstance(self.methods, str) else self.methods:
             require_choice(METHODS, methods=method)
         if self.streaming and "original" in self.methods:
@@ -162,8 +157,8 @@ class PlaceArguments(PhotoArguments, StreamingArguments):
             raise DataError(
                 "--loss cosface has classes of all training images, not of a stream: take another"
             )
-        require_choice((*HEADS, None), head=self.head)
-        require_choice(LOSSES, loss=self.loss)
+        require_choice(("residual", "mlp", "none", None), head=self.head)
+        require_choice(("hybrid", "multi_similarity", "cosface"), loss=self.loss)
         if self.head in ("residual", "none") and self.projection_dim:
             raise DataError(
                 f"projection_dim is the mlp's, and the head is {self.head!r}; leave one of them out"

@@ -92,13 +92,11 @@ def used_before(
     Returns:
         Of these the kinds that occur: `trained_on`, and `chosen_on` (they are validation queries, too).
     """
-    trained = "are training images themselves: on others recall is lower"
-    chosen = (
-        "are validation queries, too, by which the model is chosen and calibrated: on others it is less good"
-    )
+    trained, chosen = (_among(files, test, known, by_content) for known in (train, validation))
+    by_these = "by which the model is chosen and calibrated: on others it is less good"
     return [
-        *_finding("trained_on", _among(files, test, train, by_content), trained),
-        *_finding("chosen_on", _among(files, test, validation, by_content), chosen),
+        *_finding("trained_on", trained, "are training images themselves: on others recall is lower"),
+        *_finding("chosen_on", chosen, f"are validation queries, too, {by_these}"),
     ]
 
 
@@ -107,11 +105,8 @@ def _among(
 ) -> np.ndarray:
     """(n,) bool: which of some rows hold a picture that one of the others holds."""
     named = [files[row] for row in [*known.tolist(), *asked.tolist()]]
-    contents: list[Any] = (
-        contents_of(named)
-        if by_content
-        else [(file["path"], file["bytes"]) if isinstance(file, dict) else file for file in named]
-    )
+    as_named = ((file["path"], file["bytes"]) if isinstance(file, dict) else file for file in named)
+    contents: list[Any] = contents_of(named) if by_content else list(as_named)
     seen = {*contents[: len(known)]}
     return np.array([content in seen for content in contents[len(known) :]], bool)
 

@@ -47,15 +47,11 @@ def card_data(trainer: GeoPlaceTrainer, evaluation: Evaluation) -> CardData:
     if None not in sure:
         facts["calibration_error"] = expected_calibration_error(np.array(sure), retrieval.right[:, 0])
     names = ("auc_pr", "full_precision_recall", "risk_coverage", "answered", "answered_precision")
-    facts |= {
-        name: retrieval.values[name] for name in names if math.isfinite(retrieval.values.get(name, math.nan))
-    }
+    values = {name: retrieval.values.get(name, math.nan) for name in names}
+    facts |= {name: value for name, value in values.items() if math.isfinite(value)}
     leaks = facts_of(evaluation.dataset).get("leaks")
     if leaks is not None:
-        leaks = [
-            *(leak["message"] for leak in leaks),
-            *(finding.message for finding in details["duplicates"]),
-        ]
+        leaks = [leak["message"] for leak in leaks] + [finding.message for finding in details["duplicates"]]
     return CardData(
         {f"r{count}": f"Recall@{count}, {retrieval.radius_m:g} m, has_match" for count in (1, 5, 10)},
         facts,

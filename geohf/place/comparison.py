@@ -39,9 +39,8 @@ def variants(
         own.seed = seed
         own.clique_m = args.clique_m if method == "ours" else None
         if len(every) > 1:
-            own.output_dir = str(
-                Path(args.output_dir) / "trained_models" / _label(short[name or "sample"], seed, method)
-            )
+            folder = _label(short[name or "sample"], seed, method)
+            own.output_dir = str(Path(args.output_dir) / "trained_models" / folder)
             own.push_to_hub = False
             if args.resume_from_checkpoint and str(args.resume_from_checkpoint).lower() != "false":
                 own.resume_from_checkpoint = "true"
@@ -110,44 +109,44 @@ def comparison_rows(runs: Sequence[GeoPlaceTrainer]) -> list[dict]:
 def _stage(run: GeoPlaceTrainer) -> str:
     if run.method == "original":
         return "trained by the original recipe"
-    if run.kept is not None:
-        return "trained" if run.kept == "trained" else f"kept: {run.kept}"
-    if run.args.epochs_of_heads > 0 or run.args.finetunes:
+    if run.kept not in (None, "trained"):
+        return f"kept: {run.kept}"
+    if run.kept or run.args.epochs_of_heads > 0 or run.args.finetunes:
         return "trained"
     return "not trained" if run.model.config.whitening_dim is None else "whitened"
 
 
 def _shown(retrieval: Retrieval) -> dict:
     values = retrieval.values
-    shown = {f"R@{name[1:]}": values[name] for name in ("r1", "r5", "r10") if name in values}
     every = next(name for name in values if name.startswith("recall@1_all"))
-    if "drive_r1" in values:
-        shown["R@1, drives"] = values["drive_r1"]
-    if "verified_r1" in values:
-        shown["R@1, verified"] = values["verified_r1"]
-    return shown | {"R@1, all queries": values[every], "median m": values["median_m"]}
+    columns = {
+        "R@1": "r1",
+        "R@5": "r5",
+        "R@10": "r10",
+        "R@1, drives": "drive_r1",
+        "R@1, verified": "verified_r1",
+    }
+    columns |= {"R@1, all queries": every, "median m": "median_m"}
+    return {column: values[name] for column, name in columns.items() if name in values}
 
 
 def summary_rows(runs: Sequence[GeoPlaceTrainer]) -> list[dict]:
     """A row per run: what was trained, how long, how well."""
     rows = []
     for run in runs:
-        details = details_of(run)
-        epochs = [row for row in run.log_rows if row["event"] == "epoch"]
-        trained = sum(p.numel() for p in run.model.head.parameters())
-        rows.append(
-            {
-                "timestamp": epochs[-1]["timestamp"] if epochs else None,
-                "model": run.name,
-                "seed": run.args.seed,
-                "method": run.method,
-                "epochs": len(epochs),
-                "training_time": sum(row["epoch_time"] for row in epochs),
-                "final_train_loss": epochs[-1]["avg_train_loss"] if epochs else None,
-                "best_val_r1": run.validation_r1,
-                "trainable_parameters": trained,
-                "baseline_r1": details["frozen"].values["r1"],
-                **{f"test_{name}": details["retrieval"].values[name] for name in ("r1", "r5", "r10")},
-            }
-        )
+        details, epochs = details_of(run), [row for row in run.log_rows if row["event"] == "epoch"]
+        last = epochs[-1] if epochs else {}
+        row = {
+            "timestamp": last.get("timestamp"),
+            "model": run.name,
+            "seed": run.args.seed,
+            "method": run.method,
+            "epochs": len(epochs),
+            "training_time": sum(row["epoch_time"] for row in epochs),
+            "final_train_loss": last.get("avg_train_loss"),
+            "best_val_r1": run.validation_r1,
+            "trainable_parameters": sum(p.numel() for p in run.model.head.parameters()),
+            "baseline_r1": details["frozen"].values["r1"],
+        }
+        rows.append(row | {f"test_{name}": details["retrieval"].values[name] for name in ("r1", "r5", "r10")})
     return rows

@@ -41,7 +41,7 @@ from geohf.place.columns import (
     with_files_of_keys,
     without_panoramas,
 )
-from geohf.place.file_names import carries_point, point_of_name
+from geohf.place.file_names import point_of_name
 from geohf.place.sequences import in_order
 from geohf.vision.checks import broken_images, check_images
 from geohf.vision.exif import exif_position
@@ -283,7 +283,7 @@ def _rows_of_folder(folder: Path, name: str, utm: str | None, errors: RowErrors)
     for path in image_files(folder):
         relative = str(path.relative_to(folder))
         try:
-            position = point_of_name(path.name, utm) if carries_point(path.name) else exif_position(path)
+            position = point_of_name(path.name, utm) or exif_position(path)
         except DataError as error:
             errors.add(folder, relative, str(error))
             continue

@@ -20,7 +20,7 @@ from geohf.geo import check_points
 from geohf.place.drives import by_time, files_of, load_drives, names_of
 from geohf.place.encoding import Encoder, encode_rows
 from geohf.place.fingerprints import require_same_model
-from geohf.place.index_files import Contents, reading_index, write_index
+from geohf.place.index_files import Contents, read_index, write_index
 from geohf.place.index_search import Engine, IndexSearch
 from geohf.place.search import unit_descriptors
 from geohf.place.sequences import drive_names
@@ -116,11 +116,9 @@ class PlaceIndex(IndexSearch):
         rows, axes = encode_rows(model, samples, batch_size, storage, dims)
         if names is None:
             names = [name_of(sample, row) for row, sample in enumerate(samples)]
-        drives = _listed_drives(sequences)
         features = LocalFeatures.of_images(model, samples, batch_size) if local else None
-        return cls._of(
-            Contents(rows, np.asarray(points), list(names), model.fingerprint(), drives, axes, features)
-        )
+        named = np.asarray(points), list(names), model.fingerprint(), _listed_drives(sequences)
+        return cls._of(Contents(rows, *named, axes, features))
 
     @classmethod
     def _of(cls, contents: Contents) -> PlaceIndex:
@@ -150,19 +148,12 @@ class PlaceIndex(IndexSearch):
         """
         images, _ = load_drives(sources, **options)
         images, drives, _ = by_time(images)
-        twice = [name for name, count in Counter(names_of(images)).items() if count > 1]
+        names = names_of(images)
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if twice:
-            logger.warning(
-                "images that are in the index more than once, and answer so: %s", listed(sorted(twice))
-            )
-        return cls.build(
-            *(model, files_of(images), points_of(images), batch_size, names_of(images), drives.tolist()),
-            storage=storage,
-            dims=dims,
-            local=local,
-        )
-
-    # ---- rows
+            logger.warning("images that are in the index more than once, and answer so: %s", listed(twice))
+        told = points_of(images), batch_size, names, drives.tolist()
+        return cls.build(model, files_of(images), *told, storage, dims, local)
 
     def add(self, other: PlaceIndex) -> None:
         """Take in the images of another index by the same model; its descriptors are kept as those here are.
@@ -172,9 +163,7 @@ class PlaceIndex(IndexSearch):
         """
         require_same_model(self.model, other.model)
         if self.local is not None or other.local is not None:
-            raise DataError(
-                "local features are of one build: build the index anew of all images, or without them"
-            )
+            raise DataError("local features are of one build: build the index of all images, or without them")
         if other.axes is not None and (self.axes is None or not torch.equal(self.axes, other.axes)):
             raise DataError("the other index keeps other axes of its descriptors; build it with whole ones")
         twice = sorted({*self.images} & {*other.images})
@@ -206,8 +195,6 @@ class PlaceIndex(IndexSearch):
         rows, local = self.rows.select(kept), None if self.local is None else self.local.select(kept)
         self._hold(Contents(rows, self.points[kept], names, self.model, sequences, self.axes, local))
 
-    # ---- disk
-
     def save(self, path: str | os.PathLike) -> None:
         """Write one file: `.safetensors`, or `.parquet` with `image`, `latitude`, `longitude`, `descriptor` a row.
 
@@ -223,8 +210,7 @@ class PlaceIndex(IndexSearch):
         Raises:
             DataError: no such file, or one that is no index.
         """
-        with reading_index(Path(path)) as read:
-            return cls._of(read(Path(path)))
+        return read_index(Path(path), cls._of)
 
 
 def _listed_drives(sequences: Sequence[str] | None) -> list[str] | None:

@@ -97,11 +97,11 @@ class IndexSearch:
         Raises:
             DataError: descriptors of another length, see `geohf.place.fingerprints.require_same_model`.
         """
-        size, held = model.config.descriptor_size, self._size
-        if size != held:
+        size = model.config.descriptor_size
+        if size != self._size:
             raise DataError(
-                f"the index holds descriptors of length {held} and this model gives {size}: it "
-                "was built with another model; build it anew"
+                f"the index holds descriptors of length {self._size} and this model gives {size}: it was built with another "
+                "model; build it anew"
             )
         require_same_model(self.model, model.fingerprint())
 
@@ -178,10 +178,7 @@ class IndexSearch:
 
         Args:
             descriptors: (q, d), in the order of time within each drive.
-            k: at most as many as the index holds.
-            center, sequences: see `geohf.place.sequences.center_descriptors`; the index counts as one drive. All
-                descriptors are in memory as float32, and their similarities.
-            near: look only there, see `near`; where fewer than k images lie there, all of them answer.
+            k, center, sequences, near: see `search`. All descriptors are in memory as float32, and their similarities.
             parts: q names of what of the drives has no gap in time, see `geohf.place.sequences.in_order`; the drives if None.
             options: see `geohf.place.sequences.match_sequences`.
 

@@ -55,8 +55,10 @@ def recall_at_n(
     ...             [[0.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 1.0], [5.0, 5.0]], n=(1, 2))
     {1: 0.5, 2: 1.0}
     """
-    _check_lengths(database_descriptors, database_points, "database")
-    _check_lengths(query_descriptors, query_points, "query")
+    parts = {"database": (database_descriptors, database_points), "query": (query_descriptors, query_points)}
+    for name, (descriptors, points) in parts.items():
+        if len(descriptors) != len(points):
+            raise DataError(f"{name}: {len(descriptors)} descriptors for {len(points)} points")
     n = _check_n(n)
     # every answer up to the largest n is searched once; what is right is known from the points alone
     matches = matches_within_m(database_points, query_points, radius_m)
@@ -96,12 +98,8 @@ def right_answers(ranked, matches: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     # query and row as one number: membership is then a search in one sorted list
     right = np.sort(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * width + indices)
     asked = np.where(ranked < 0, -1, np.arange(len(ranked))[:, None] * width + ranked)
-    at = np.searchsorted(right, asked)
-    return (
-        (at < len(right)) & (right[np.minimum(at, max(len(right) - 1, 0))] == asked)
-        if len(right)
-        else np.zeros(asked.shape, bool)
-    )
+    right = np.r_[right, np.iinfo(np.int64).max]  # so that every place in it holds a number
+    return right[np.searchsorted(right, asked)] == asked
 
 
 def counted_queries(matches: tuple[np.ndarray, np.ndarray], rule: str) -> np.ndarray:
@@ -145,10 +143,8 @@ def place_metrics(
             recall = dict.fromkeys(n, math.nan) if nothing else recall_of_ranks(ranked, matches, n, rule)
             if not metrics:
                 metrics |= {f"r{count}": value for count, value in recall.items()}
-                metrics |= {
-                    "queries": len(ranked),
-                    "queries_with_match": int((np.diff(matches[0]) > 0).sum()),
-                }
+                matched = int((np.diff(matches[0]) > 0).sum())
+                metrics |= {"queries": len(ranked), "queries_with_match": matched}
             metrics |= {f"recall@{count}_{rule}_{radius_m:g}m": value for count, value in recall.items()}
     away = great_circle_m(np.asarray(database_points, np.float64)[ranked[:, 0]], np.asarray(query_points))
     away = np.where(ranked[:, 0] < 0, np.nan, away)
@@ -246,9 +242,8 @@ def recall_intervals(
         sequences: (q,) drive of each query.
         times_ns: q times in nanoseconds since 1970, None where unknown.
     """
-    counted = counted_queries(
-        matches_within_m(database_points, query_points, retrieval.radius_m), "has_match"
-    )
+    matches = matches_within_m(database_points, query_points, retrieval.radius_m)
+    counted = counted_queries(matches, "has_match")
     if len(set(sequences)) < FEWEST_DRIVES:
         sequences = stretches(query_points, sequences, times_ns)
     return {
@@ -292,8 +287,3 @@ def _check_n(n: Sequence[int]) -> list[int]:
     for count in n:
         require_whole(1, n=count)
     return sorted({int(count) for count in n})
-
-
-def _check_lengths(descriptors, points, name: str) -> None:
-    if len(descriptors) != len(points):
-        raise DataError(f"{name}: {len(descriptors)} descriptors for {len(points)} points")

@@ -62,16 +62,10 @@ def find_sets(root: str | os.PathLike) -> Sets | None:
         database = next((folder / name for name in _DATABASES if (folder / name).is_dir()), None)
         if database is None:
             continue
-        names = sorted(
-            (
-                path
-                for path in folder.iterdir()
-                if path.is_dir() and path.name.startswith(("queries", "query"))
-            ),
-            key=natural_key,
-        )
-        if names:
-            return Sets(_source(database), {path.name: _source(path) for path in names})
+        named = (path for path in folder.iterdir() if path.name.startswith(("queries", "query")))
+        queries = sorted(filter(Path.is_dir, named), key=natural_key)
+        if queries:
+            return Sets(_source(database), {path.name: _source(path) for path in queries})
     return None
 
 
@@ -104,12 +98,11 @@ def check_sizes(name: str | None, database: int, queries: int) -> None:
         DataError: an unknown name.
     """
     require_choice((*BENCHMARKS, None), benchmark=name)
-    if name is not None and (database, queries) != tuple(BENCHMARKS[name]):
-        known = BENCHMARKS[name]
+    if name is not None and (database, queries) != BENCHMARKS[name]:
         logger.warning(
             "%s has %d database images and %d queries, and here are %d and %d: the numbers do not compare with published "
             "ones",
-            *(name, known.database, known.queries, database, queries),
+            *(name, *BENCHMARKS[name], database, queries),
         )
 
 

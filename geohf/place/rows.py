@@ -51,15 +51,8 @@ def _read_image(row: dict, number: int) -> dict:
             taken = time_ns(cell_of(row, ("time_ns", *TIME_COLUMNS)))
     except (DataError, TypeError, ValueError) as error:
         raise DataError(f"row {number}, heading, sequence, camera and time: {error}") from None
-    return {
-        "image": row["image"],
-        "latitude": latitude,
-        "longitude": longitude,
-        "heading": heading,
-        "sequence": sequence,
-        "camera": camera,
-        "time_ns": taken,
-    }
+    labels = latitude, longitude, heading, sequence, camera, taken
+    return {"image": row["image"], **dict(zip(LABELS, labels, strict=True))}
 
 
 def images_of(rows) -> Sequence:
@@ -69,13 +62,11 @@ def images_of(rows) -> Sequence:
 
 def join_rows(first, second):
     """Two datasets of drives, one after the other."""
-    if hasattr(first, "cast_column") and hasattr(second, "cast_column"):
-        from datasets import concatenate_datasets
-
-        return concatenate_datasets([without_decoding(first), without_decoding(second)])
+    from datasets import concatenate_datasets
     from torch.utils.data import ConcatDataset
 
-    return ConcatDataset([without_decoding(part) for part in (first, second)])
+    whole = hasattr(first, "cast_column") and hasattr(second, "cast_column")
+    return (concatenate_datasets if whole else ConcatDataset)([*map(without_decoding, (first, second))])
 
 
 def short_names(*parts) -> list[list[str]]:
@@ -83,19 +74,10 @@ def short_names(*parts) -> list[list[str]]:
 
     Of images that came as bytes or in memory, the name that they came with, or their number.
     """
-    named = [names_of(part) for part in parts]
-    files = [[isinstance(image, str) for image in images_of(part)] for part in parts]
-    folders = [
-        os.path.dirname(os.path.abspath(name))
-        for names, are_files in zip(named, files, strict=True)
-        for name, is_file in zip(names, are_files, strict=True)
-        if is_file
+    named = [
+        [(name, isinstance(image, str)) for name, image in zip(names_of(part), images_of(part), strict=True)]
+        for part in parts
     ]
+    folders = {os.path.dirname(os.path.abspath(name)) for part in named for name, is_file in part if is_file}
     root = os.path.commonpath(folders) if folders else ""
-    return [
-        [
-            os.path.relpath(name, root) if is_file else name
-            for name, is_file in zip(names, are_files, strict=True)
-        ]
-        for names, are_files in zip(named, files, strict=True)
-    ]
+    return [[os.path.relpath(name, root) if is_file else name for name, is_file in part] for part in named]

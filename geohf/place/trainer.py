@@ -114,20 +114,18 @@ class GeoPlaceTrainer(PlaceSearches):
         self.abstain, self.verify = abstain, verify
         require_within("(0, 1]", abstain=abstain)
         require_whole(0, verify=verify)
-        if abstain is not None and eval_dataset is None:
-            raise DataError(
-                "abstain: its threshold is chosen on validation queries, and there are none; give --val_csv"
-            )
-        if verify and eval_dataset is None:
-            raise DataError(
-                "verify: its gate is learned on validation queries, and there are none; give --val_csv"
-            )
+        chosen = {
+            "abstain: its threshold is chosen": abstain is not None,
+            "verify: its gate is learned": verify,
+        }
+        for what, asked in chosen.items():
+            if asked and eval_dataset is None:
+                raise DataError(f"{what} on validation queries, and there are none; give --val_csv")
         self.name = name or _name_of(self.model)
         self.runs: list[GeoPlaceTrainer] = [self]  # those that are told beside this one, see `keep_best`
         self.log_rows: list[dict] = []  # of the log of batches, see `geohf.place.logs`
         self.validation_r1: float | None = None  # the best epoch's; None without validation
         self.validation_score = -math.inf  # what chose that epoch, as large-is-better
-        self.choice: Choice | None = None  # what was compared in training
 
     # ---- training
 
@@ -147,7 +145,6 @@ class GeoPlaceTrainer(PlaceSearches):
             self._finetune(resume)
             return
         model, choice = self.model, Choice(self) if validation is not None else None
-        self.choice = choice
         if choice is not None:
             self.stages["frozen"] = self._search_frozen(validation).values
         if learns or finetunes:
@@ -168,29 +165,23 @@ class GeoPlaceTrainer(PlaceSearches):
             model.head.fit_whitening(self.outputs(train), self.whitening_dim)
 
     def _offer(self, choice: Choice | None, name: str) -> None:
-        if choice is not None and self.method == "ours":
-            choice.offer(name)
-        elif choice is not None:
-            self.note_stage(name)
+        if choice is not None:
+            (choice.offer if self.method == "ours" else self.note_stage)(name)
 
     def _keep(self, choice: Choice) -> None:
         best = choice.take_best()
         self.kept, self.validation_r1 = best.name, best.values["r1"]
         self.validation_score = score(best.values, self)
         logger.info("kept: %s, recall@1 %.3f on validation queries", best.name, best.values["r1"])
-        frozen = self.stages["frozen"]["r1"]
         for name in lowered(self.stages):
-            worse = self.stages[name]["r1"]
             logger.warning(
                 "%s: recall@1 %.3f on validation queries, below the frozen backbone's %.3f",
-                name,
-                worse,
-                frozen,
+                *(name, self.stages[name]["r1"], self.stages["frozen"]["r1"]),
             )
 
-    def _train_head(self, resume: bool) -> PlacePhaseTrainer:
+    def _train_head(self, resume: bool) -> None:
         model, train, args = self.model, self.train_dataset, self.args
-        if not any(True for _ in model.head.parameters()):
+        if next(model.head.parameters(), None) is None:
             raise DataError(
                 f"the pooling {model.config.pooling!r} without a projection has nothing to learn; --num_train_epochs "
                 "0 measures it as it is"
@@ -200,47 +191,33 @@ class GeoPlaceTrainer(PlaceSearches):
         sampler = self._own_sampler or make_sampler(train, model.config, args)
         if original and self._own_sampler is None:
             sampler = RandomBatches(len(train), sampler.batch_size, args.order_seed)
-        table = head_table(
-            [train], self.frozen_features(train), model.config.positive_m if original else None
-        )
+        clusters_m = model.config.positive_m if original else None
+        table = head_table([train], self.frozen_features(train), clusters_m)
         model.head.fit_features(table.columns["features"])
         checked = None
         if self.eval_dataset is not None:
             parts = self.database_of(self.eval_dataset), self.eval_dataset
             checked = head_table(parts, torch.cat([self.frozen_features(part) for part in parts]))
+        extras = {"sampler": sampler, "classifier": self._classifier(), "radius_m": self.radii_m[0]}
+        extras["database_rows"] = len(self.database_of(self.eval_dataset))
         phase = self.run_phase(
-            "head",
-            model.head,
-            table,
-            checked,
-            resume,
-            "r1",
-            {
-                "database_rows": len(self.database_of(self.eval_dataset)),
-                "radius_m": self.radii_m[0],
-                "sampler": sampler,
-                "classifier": self._classifier(),
-            },
+            *("head", model.head, table, checked, resume, "r1", extras),
             num_train_epochs=args.epochs_of_heads,
             activation_checkpointing=None,  # the backbone does not run
         )
         self._note_best(phase)
-        return phase
 
-    def _finetune(self, resume: bool) -> PlacePhaseTrainer:
-        train, validation, args = self.train_dataset, self.eval_dataset, self.args
+    def _finetune(self, resume: bool) -> None:
+        train, validation, sampler = self.train_dataset, self.eval_dataset, self._own_sampler
         changes: dict[str, Any] = {}
-        sampler = self._own_sampler
-        if not is_stream(train):
-            sampler = sampler or make_sampler(train, self.model.config, args)
+        if sampler is None and not is_stream(train):
+            sampler = make_sampler(train, self.model.config, self.args)
         extras = {"sampler": sampler, "classifier": self._classifier(), "radius_m": self.radii_m[0]}
         if validation is not None:
             database = self.database_of(validation)
             changes["evaluation"] = join_rows(database, validation)
             extras["database_rows"] = len(database)
-        phase = self.finetune("finetune", resume, "r1", extras=extras, **changes)
-        self._note_best(phase)
-        return phase
+        self._note_best(self.finetune("finetune", resume, "r1", extras=extras, **changes))
 
     def _classifier(self) -> CellClassifier | None:
         """The classes of the loss `cosface`, as the model sees them where a phase begins; None with another loss."""
