@@ -115,10 +115,6 @@ def predictions_of(
 
 
 def answers_searched(top_k: int, count: int) -> int:
-    """How many answers to search for among `count` images, for `top_k` and for the confidence.
-
-    Raises:
-        DataError: `top_k` is no whole number, or none above 0.
-    """
+    """How many answers to search for among `count` images, for `top_k` (DataError, if not whole and above 0) and the confidence."""
     require_whole(1, top_k=top_k)
     return max(top_k, min(SHOWN_ANSWERS, count))

@@ -123,13 +123,12 @@ def _load_sets(data: str | os.PathLike, utm: str | None, on_error: str) -> tuple
 
 
 def _look_for_leaks(database: Dataset, queries: Dataset, radius_m: float) -> None:
-    files, points, sequences, times_ns = (
-        [*of(database), *of(queries)]
-        for of in (files_of, points_of, lambda part: part["sequence"][:], lambda part: part["time_ns"][:])
-    )
-    rows = np.arange(len(files))
+    from datasets import concatenate_datasets
+
+    images = concatenate_datasets([database, queries])
+    rows, sequences = np.arange(len(images)), np.array(images["sequence"][:])
     parts = rows[:0], rows[: len(database)], rows[len(database) :]
-    findings = audit(files, np.array(points), np.array(sequences), times_ns, *parts, radius_m)
+    findings = audit(files_of(images), points_of(images), sequences, images["time_ns"][:], *parts, radius_m)
     report_leaks(findings, strict=False, advice="or leave these out of one of them")
 
 

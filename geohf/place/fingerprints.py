@@ -47,9 +47,12 @@ def require_same_model(built: str, asked: str) -> None:
             "the index was built with another model, or before this one was trained further; build it anew"
         )
     if sight and own_sight and sight != own_sight:
+        there, here = json.loads(sight), json.loads(own_sight)
+        told = {name: (there.get(name), here.get(name)) for name in sorted({*there, *here})}
+        other = (f"{name} {a} in the index and {b} here" for name, (a, b) in told.items() if a != b)
         raise DataError(
             "the index was built with the same weights, but they saw pictures in another way: "
-            f"{_difference(json.loads(sight), json.loads(own_sight))}; build it anew, or load the model that built it"
+            f"{', '.join(other)}; build it anew, or load the model that built it"
         )
     if not (sight and own_sight):
         logger.warning(
@@ -61,8 +64,3 @@ def require_same_model(built: str, asked: str) -> None:
 def _parts(fingerprint: str) -> list[str]:
     parts = fingerprint.split(" ", 2)
     return parts + [""] * (3 - len(parts))
-
-
-def _difference(built: dict[str, Any], asked: dict[str, Any]) -> str:
-    names = [name for name in sorted({*built, *asked}) if built.get(name) != asked.get(name)]
-    return ", ".join(f"{name} {built.get(name)} in the index and {asked.get(name)} here" for name in names)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from geohf.place.index import PlaceIndex
 
 
+_FIELDS = ("names", "images", "sequences", "times_ns")
+
+
 @dataclass
 class Frames:
     """Photographs of drives, in the order in which they were given.
@@ -52,8 +55,7 @@ class Frames:
 
     def select(self, rows: Sequence[int]) -> Frames:
         """Some of them."""
-        parts: tuple[list[Any], ...] = (self.names, self.images, self.sequences, self.times_ns)
-        columns: list[list[Any]] = [[part[row] for row in rows] for part in parts]
+        columns: list[list[Any]] = [[getattr(self, field)[row] for row in rows] for field in _FIELDS]
         return Frames(*columns)
 
 
@@ -95,9 +97,6 @@ def find_frames(sources: Any, samples: Callable[[Any], Any], sequences: Sequence
     return frames
 
 
-_FIELDS = ("names", "images", "sequences", "times_ns")
-
-
 def _of_source(source: Path, name: str, samples: Callable[[Any], Any]) -> Frames:
     path = table_file(source)
     if path.is_dir() and not is_saved_dataset(path):
@@ -114,20 +113,16 @@ def _of_source(source: Path, name: str, samples: Callable[[Any], Any]) -> Frames
     errors.settle(len(rows))
     images = [row.image["path"] if row.image["bytes"] is None else row.image for row in rows]
     names = [name_of(image, i) for i, image in enumerate(images)]
-    return Frames(
-        names, images, [drive_of(row.sequence, row.camera) for row in rows], [row.time_ns for row in rows]
-    )
+    drives = [drive_of(row.sequence, row.camera) for row in rows]
+    return Frames(names, images, drives, [row.time_ns for row in rows])
 
 
 def times_of_names(files: Sequence[Path]) -> list[int | None]:
     """The times that file names are, where all of a folder are such numbers: `1641321200080306000.png`."""
-    times: list[int | None] = []
-    for file in files:
-        try:
-            times.append(time_ns(file.stem))
-        except DataError:
-            return [None] * len(files)
-    return times
+    try:
+        return [time_ns(file.stem) for file in files]
+    except DataError:
+        return [None] * len(files)
 
 
 def answer_drives(

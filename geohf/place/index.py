@@ -42,8 +42,8 @@ class PlaceIndex(IndexSearch):
         sequences: n names of drives, whose images stand in the order of time; one drive if None.
         storage: how descriptors are kept: `float32`, `float16`, `int8`, or `signs` (a bit a number, and float16 rows that
             a loaded index leaves on disk), see `geohf.place.storage`.
-        dims: numbers of a descriptor that are kept, along its principal axes; None: all of them. Cosines of a part are
-            higher, and answers have no confidence, which was fitted on whole descriptors.
+        dims: numbers of a descriptor that are kept, along its principal axes; None: all of them. Answers of such an index
+            have no confidence: cosines of a part are higher.
 
     Raises:
         DataError: descriptors that cannot be compared, points that are no degrees, parts of other lengths, an unknown storage.
@@ -103,8 +103,7 @@ class PlaceIndex(IndexSearch):
             images: n images of any kind that `predict` takes.
             points: (n, 2) degrees.
             names: what answers call the images; by default their paths as given, or their numbers.
-            sequences, storage, dims: see `PlaceIndex`. The mean of `signs` and the axes of `dims` are those of 4096 images
-                from all over.
+            sequences, storage, dims: see `PlaceIndex`, and `encode_rows` for more than 4096 images.
             local: keep local features, too, which `verify` asks for, see `geohf.place.verification.LocalFeatures`: one more
                 pass of the backbone, and for each place of its map 256 bytes or less, which a loaded index leaves on disk.
 

@@ -26,11 +26,7 @@ NEIGHBORS, BREADTH = 32, 128  # of a graph: links of an image, and images kept i
 
 
 def check_backend(backend: str) -> None:
-    """Refuse an unknown name, and one whose package is missing.
-
-    Raises:
-        DataError: so it is.
-    """
+    """Raise DataError for an unknown name, and for one whose package is missing."""
     require_choice(get_args(Backend), backend=backend)
     if backend != "exact":
         package = "usearch" if backend == "usearch" else "faiss"

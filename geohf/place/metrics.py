@@ -40,9 +40,8 @@ def recall_at_n(
         database_points, query_points: (m, 2) and (q, 2) latitude and longitude in degrees.
         n: how many answers count.
         radius_m: an answer is right within so many meters.
-        rule: `has_match` leaves out queries without any database image within the radius, as the reference
-            implementation and most papers do; `all` keeps them, as never right, as VPR-methods-evaluation does. Numbers under the two
-            rules do not compare.
+        rule: `has_match` leaves out queries without any database image within the radius, as the reference implementation
+            and most papers do; `all` keeps them, as never right, as VPR-methods-evaluation does. The two do not compare.
 
     Returns:
         {n: recall}.
@@ -266,8 +265,7 @@ def stretches(
 ) -> np.ndarray:
     """(n,) text that names a stretch of about `length_m` of the drive that each row belongs to.
 
-    For intervals where there are too few drives to draw from. A drive's rows are taken in the order of their times,
-    or as they stand where not all have one.
+    A drive's rows are taken in the order of their times, or as they stand where not all have one.
     """
     points, sequences = np.asarray(points, np.float64), np.asarray(sequences).astype(str)
     names = np.empty(len(points), object)

@@ -40,11 +40,9 @@ class PlacePhaseTrainer(PhaseTrainer):
 
     Args:
         model: a `GeoPlaceModel`, or a `PlaceHead`.
-        train_dataset: a `TensorDictDataset` of features for a head, else a dataset of drives, or a stream of them. A
-            stream's batches are rows that follow each other: pictures in the order of the drive, in batches that
-            reach further than `negative_m`, have both neighbors and strangers in each.
-        eval_dataset: likewise, with first the database and then the queries.
-        database_rows: how many rows of `eval_dataset` are the database.
+        train_dataset: a `TensorDictDataset` of features for a head, else a dataset or a stream of drives. Batches of a
+            stream are rows that follow each other: those that reach further than `negative_m` hold neighbors and strangers.
+        eval_dataset: likewise, the `database_rows` of the database before the queries.
         radius_m: meters within which an answer is right; the config's `confidence_m` where None.
         sampler: gives the order of the training rows; None shuffles them.
         classifier: of the loss `cosface`: it learns beside the model, and is kept in checkpoints, but in no model.
@@ -151,10 +149,7 @@ class PlacePhaseTrainer(PhaseTrainer):
         return {"loss": self._validation_loss(descriptors, points)} | metrics
 
     def _validation_loss(self, descriptors: torch.Tensor, points: np.ndarray) -> float:
-        """The loss of queries among each other and with the database around them, in batches as in training.
-
-        NaN where no two of them are one place: an answer may be right from farther away.
-        """
+        """The loss of queries and database in batches as in training; NaN where no two of them are one place."""
         batch = min(self.args.train_batch_size * self.args.world_size, len(points))
         positive_m, negative_m = self.config.positive_m, self.config.negative_m
         try:

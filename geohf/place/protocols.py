@@ -92,11 +92,7 @@ def expand(sources: dict[str, list]) -> dict[str, list]:
 
 
 def check_sizes(name: str | None, database: int, queries: int) -> None:
-    """Warn where a set is not the one that its name stands for.
-
-    Raises:
-        DataError: an unknown name.
-    """
+    """Warn where a set is not the one that its name stands for; DataError for an unknown name."""
     require_choice((*BENCHMARKS, None), benchmark=name)
     if name is not None and (database, queries) != BENCHMARKS[name]:
         logger.warning(
@@ -111,11 +107,7 @@ def _source(folder: Path) -> Path:
 
 
 def recalls_of(benchmark: str | None, recalls: Sequence[int] | None, usual: Sequence[int]) -> tuple[int, ...]:
-    """The N of recall at N: those that are asked for, a benchmark's, or the usual ones.
-
-    Raises:
-        DataError: one that is no whole number above 0.
-    """
+    """The N of recall at N: those that are asked for (DataError, if not whole and above 0), a benchmark's, or the usual ones."""
     for count in recalls or ():
         require_whole(1, recalls=count)
     return tuple(recalls or (RECALLS if benchmark else usual))

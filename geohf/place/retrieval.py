@@ -95,11 +95,7 @@ class PlaceRetrieval(GeoPreTrainedModel):
         return prepare, answer
 
     def check_verifiable(self, index: PlaceIndex | None) -> None:
-        """Refuse to verify in what has no local features; a warning, where no gate was learned.
-
-        Raises:
-            DataError: no index, one without local features, or one whose cosines are none that the gate was learned on.
-        """
+        """Raise DataError where there is no index to verify in, no local features in it, or other cosines than the gate knows."""
         if index is None:
             raise DataError("answers are verified in an index: give one")
         require_local(index.local, self.config)
@@ -136,9 +132,7 @@ class PlaceRetrieval(GeoPreTrainedModel):
         """Say where the photographs of drives were taken, with the order of their frames heard.
 
         Args:
-            inputs: tables and folders of drives, or photographs in the order of time, see
-                `geohf.place.frames.find_frames`.
-            sequences: the name of each photograph's drive, instead of what the inputs say.
+            inputs, sequences: drives, or photographs in the order of time, see `geohf.place.frames.find_frames`.
             center, method: see `geohf.place.sequences.center_descriptors` and `match_sequences`. The defaults look
                 at earlier frames only. Without a method frames answer one by one.
             top_k: answers to give, at most as many as the index holds.
@@ -146,8 +140,7 @@ class PlaceRetrieval(GeoPreTrainedModel):
 
         Returns:
             One answer per photograph, in the order of the inputs. Its `confidence` is the probability of the top answer
-            given the frames where `chained`; the answers of a drive whose order explains nothing are those of its single
-            frames with this `center`.
+            given the frames where `chained`; a drive whose order explains nothing answers frame by frame.
 
         Raises:
             DataError: an index of another model, see `match_sequences`.
@@ -211,12 +204,10 @@ class PlaceRetrieval(GeoPreTrainedModel):
         """Recall, and meters to the top answer, of queries that are searched for in a database.
 
         Args:
-            data: a folder with `database` and `queries` (or `queries_NAME`, several), itself or in `images/test`, see
-                `geohf.place.protocols`; or one with a `poses.csv` in each of its subfolders, in the order of their names,
-                or a table or folder that `load_drives` takes, with a column of sequences, whose first drive is the
-                database while the others ask.
-            center, method: how the frames of a drive answer together, see `predict_sequences`; by default each
-                answers alone.
+            data: a folder with `database` and `queries` (or several `queries_NAME`), itself or in `images/test`, see
+                `geohf.place.protocols`; or a folder of drives with a `poses.csv` each, or a table or folder that
+                `load_drives` takes, with a column of sequences: the first drive is the database, and the others ask.
+            center, method: how the frames of a drive answer together, see `predict_sequences`; by default each alone.
             protocol: `utm`, the zone of coordinates without one (planar meters where a folder of `database` and
                 `queries` has none); `radius_m`, meters within which an answer is right (the config's `confidence_m`);
                 `recalls`, the N of recall; `rule`, which of both `r1`, `r5`, ... follow; `benchmark`, a name of
@@ -226,8 +217,7 @@ class PlaceRetrieval(GeoPreTrainedModel):
 
         Returns:
             See `geohf.place.metrics.place_metrics`, and `database`, its size, and `verified`, queries whose answers
-            were; with several sets of queries the names
-            begin with `NAME/`.
+            were; with several sets of queries the names begin with `NAME/`.
 
         Raises:
             DataError: a single drive, queries that are in the database, see `load_drives` and `retrieve`.

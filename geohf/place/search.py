@@ -77,11 +77,7 @@ def top_k(database, queries, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def check_question(size: int, count: int, queries: torch.Tensor, k: int) -> None:
-    """Refuse queries that do not compare with a database of `count` descriptors of length `size`, and a wrong k.
-
-    Raises:
-        DataError: so it is.
-    """
+    """Raise DataError for queries that do not compare with `count` descriptors of length `size`, and for a wrong k."""
     if size != queries.shape[1]:
         raise DataError(
             f"the database has descriptors of length {size} and the queries of {queries.shape[1]}: they come from "

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 Center = Literal["none", "database", "sequence", "online"]
 Method = Literal["filter", "smooth", "diagonal"]
 
-_GAP_STEPS = 5  # steps of a drive, see `split_at_gaps`
+_GAP_NS, _GAP_STEPS = 10 * 10**9, 5  # nanoseconds, and steps of a drive, see `split_at_gaps`
 _ONLINE_WEIGHT = 10.0  # frames that the database's mean counts for until the drive's own are known
 
 
@@ -173,17 +173,14 @@ def _tell_of_single_frames(matches: SequenceMatches) -> None:
         logger.warning(
             "%d of %d drives answer frame by frame, as the order of their frames explains them no better than shuffles "
             "of it do, or they have fewer than %d: %s",
-            len(alone),
-            len(matches.evidence),
-            FEWEST,
-            listed(alone),
+            *(len(alone), len(matches.evidence), FEWEST, listed(alone)),
         )
 
 
-def split_at_gaps(sequences: Sequence, times_ns: Sequence[int | None], gap_s: float = 10.0) -> np.ndarray:
+def split_at_gaps(sequences: Sequence, times_ns: Sequence[int | None]) -> np.ndarray:
     """(q,) names of drives that begin anew after a gap in time.
 
-    A gap is longer than `gap_s` seconds and five times as long as the drive's frames are commonly apart: a camera that takes
+    A gap is longer than 10 seconds and five times as long as the drive's frames are commonly apart: a camera that takes
     a picture every half minute has none.
 
     >>> split_at_gaps(["a", "a", "a"], [0, 10**9, 10**12]).tolist()
@@ -195,7 +192,7 @@ def split_at_gaps(sequences: Sequence, times_ns: Sequence[int | None], gap_s: fl
         times = [times_ns[row] for row in rows]
         steps = [0 if None in pair else pair[1] - pair[0] for pair in pairwise(times)]
         common = sorted(steps)[(len(steps) - 1) // 2] if steps else 0
-        longest, part = max(gap_s * 1e9, _GAP_STEPS * common), 1
+        longest, part = max(_GAP_NS, _GAP_STEPS * common), 1
         for row, step in zip(rows[1:], steps, strict=True):
             part += not 0 <= step <= longest
             parts[row] = names[row] if part == 1 else f"{names[row]}, part {part}"

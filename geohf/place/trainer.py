@@ -38,12 +38,10 @@ class GeoPlaceTrainer(PlaceSearches):
 
     The phase `head` trains the head on the frozen backbone's features, which are computed once; `finetune`
     (`args.finetune`) trains as much of the backbone as is asked for with it. `args.num_train_epochs` are those of the
-    last phase, `args.head_epochs` those of a head before a backbone that learns.
-    With an `eval_dataset` the frozen backbone, what was trained, and either of them behind PCA whitening of the
-    training images are compared on its queries, and the best one is the model (`kept`): training never lowers its
-    recall@1 there.
-    `evaluate` searches the database for its queries; its baseline is the same search by the backbone's feature as it
-    was before training.
+    last phase, `args.head_epochs` those of a head before a backbone that learns. On the queries of an `eval_dataset` the
+    frozen backbone, what was trained, and either behind PCA whitening are compared, and the best one is the model
+    (`kept`): training never lowers its recall@1 there. `evaluate` searches the database for its queries, and its baseline
+    is the same search by the backbone's feature as it was before training.
 
     Args:
         model: a `GeoPlaceModel`.
@@ -52,18 +50,16 @@ class GeoPlaceTrainer(PlaceSearches):
         eval_dataset: queries, likewise.
         standard: the other arguments of transformers' Trainer, see `GeoTrainer`.
         database: images that are searched in, likewise; the training images where None.
-        sampler: gives the order of the training rows; None makes batches of places, see `PlaceSampler`.
         validation_database: images that queries of `eval_dataset` are searched in; as `database` where None.
+        sampler: gives the order of the training rows; None makes batches of places, see `PlaceSampler`.
         method: `ours`, or `original` for the reference implementation's recipe, see `geohf.place.original`, which keeps
             what it trained.
         radii_m: meters within which an answer is right, the first one counts; None: the config's `confidence_m`,
             then 25, 10 and 50.
-        whitening_dim: length of descriptors behind PCA whitening, which is fitted after training; 0: no whitening;
-            None: where it helps on `eval_dataset`.
+        whitening_dim: length of whitened descriptors; 0: no whitening; None: where it helps on `eval_dataset`.
         audit: `report` warns of near-duplicates in the database, `strict` stops at them, `off` does not look.
-        center, sequence_method: where one is given, the recall of drives that answer as a whole is measured beside that
-            of single frames, see `geohf.place.evaluation.drive_recalls`.
-        abstain: the precision for which the confidence below which the model abstains is chosen on `eval_dataset`; None: the
+        center, sequence_method: measure drives that answer as a whole, too, see `geohf.place.evaluation.drive_recalls`.
+        abstain: the precision for which `eval_dataset` chooses the confidence below which the model abstains; None: the
             config's `abstain_precision`, if it has one.
         verify: answers of a doubtful search that local features put in order, see `geohf.place.verification`: its gate is
             learned on `eval_dataset`, and recall is measured with it, too (`verified_r1`, ...); 0: none.
