@@ -95,8 +95,7 @@ class PlaceArguments(PhotoArguments, StreamingArguments):
     dropout: float = argument(0.1, "In the mlp.")
     whitening_dim: int | None = argument(
         None,
-        "Length of descriptors behind PCA whitening, 0 for none; default: whitened where that helps on "
-        "validation queries.",
+        "Length of whitened descriptors (PCA), 0: none; default: whitened where that helps on validation queries.",
     )
     truncate_dim: int | None = argument(
         None, "Numbers of the projected descriptor to keep, its first ones; default: all."
@@ -113,8 +112,7 @@ class PlaceArguments(PhotoArguments, StreamingArguments):
     cell_m: float = argument(10.0, "Side of the cells that are cosface's classes, in meters.")
     loss: str = argument(
         "hybrid",
-        "hybrid (InfoNCE and triplets), multi_similarity, or cosface (classes are cells of the training images); original "
-        "has its own.",
+        "hybrid (InfoNCE and triplets), multi_similarity or cosface (classes: cells of training images); original has its own.",
     )
     contrastive_weight: float = argument(1.0, "Weight of the contrastive loss.")
     triplet_weight: float = argument(0.3, "Weight of the triplet loss.")

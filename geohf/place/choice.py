@@ -38,9 +38,8 @@ class Choice:
     `trainer.stages` gets the numbers of each. A later candidate wins only where it is better.
 
     Args:
-        trainer: searches for its `eval_dataset`; its `whitening_dim` is the length of the whitened descriptors: None
-            keeps the length, 0 whitens none, and any other length admits whitened candidates alone. So does its model's
-            `truncate_dim` with those that are cut, or whitened to a length that was asked for.
+        trainer: searches for its `eval_dataset`. A `whitening_dim` that it asks for admits whitened candidates alone, 0
+            none of them, and its model's `truncate_dim` those that are cut, or whitened to a length that was asked for.
     """
 
     def __init__(self, trainer: GeoPlaceTrainer):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,8 +65,21 @@ def points_of_table(table: pd.DataFrame, path: Path, utm: str | None, errors: Ro
             f"{path}: needs the columns 'lat' and 'lon', or 'utm_east' and 'utm_north'; the columns are: "
             f"{', '.join(table.columns)}"
         )
-    zones, lines = _zones(table, utm, path), table.index.tolist()
-    return _degrees_of_utm(table[columns].to_numpy(np.float64), zones, lines, path, errors)
+    east_north, zones, lines = (
+        table[columns].to_numpy(np.float64),
+        _zones(table, utm, path),
+        table.index.tolist(),
+    )
+    points, each = np.full(east_north.shape, math.nan), np.array(zones)
+    for zone in dict.fromkeys(zones):
+        rows = np.flatnonzero(each == zone)
+        try:
+            points[rows], reasons = points_in(zone, east_north[rows])
+        except DataError as error:
+            reasons = dict.fromkeys(range(len(rows)), str(error))
+        for position, reason in reasons.items():
+            errors.add(path, lines[rows[position]], reason)
+    return points
 
 
 def _zones(table: pd.DataFrame, utm: str | None, path: Path) -> list[str]:
@@ -85,22 +97,6 @@ def _zones(table: pd.DataFrame, utm: str | None, path: Path) -> list[str]:
         if letter.lower() == "hemisphere":  # S is south there, and no band
             sides = [{"N": "north", "S": "south"}.get(side[:1].upper(), side) for side in sides]
     return [zone_with(text_of(cell) or "", side) for cell, side in zip(table[column], sides, strict=True)]
-
-
-def _degrees_of_utm(
-    east_north: np.ndarray, zones: Sequence[str], lines: Sequence[int], path: Path, errors: RowErrors
-) -> np.ndarray:
-    """(n, 2) degrees of UTM coordinates with a zone each; rows that cannot lie in theirs become NaN and are noted."""
-    points = np.full(east_north.shape, math.nan)
-    for zone in dict.fromkeys(zones):
-        rows = np.flatnonzero([other == zone for other in zones])
-        try:
-            points[rows], reasons = points_in(zone, east_north[rows])
-        except DataError as error:
-            reasons = dict.fromkeys(range(len(rows)), str(error))
-        for position, reason in reasons.items():
-            errors.add(path, lines[rows[position]], reason)
-    return points
 
 
 def without_panoramas(table: pd.DataFrame, path: Path) -> pd.DataFrame:

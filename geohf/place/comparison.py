@@ -23,9 +23,8 @@ def variants(
 ) -> Iterator[tuple[PlaceArguments, PlaceTrainingArguments]]:
     """The options and arguments of every run that `models`, `seeds` and `methods` ask for.
 
-    Of several runs each has a folder of its own in `output_dir/trained_models`, and none is pushed. The reference
-    implementation's recipe has its batches, and its head, unless another one is named. With no epochs to train, a new model has no head,
-    and there is one method.
+    Of several runs each has a folder of its own in `output_dir/trained_models`, and none is pushed. With no epochs to
+    train, a new model has no head, and there is one method.
     """
     methods = options.methods
     if args.epochs_of_heads <= 0 and not args.finetunes:
@@ -91,13 +90,11 @@ def _short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def comparison_rows(runs: Sequence[GeoPlaceTrainer]) -> list[dict]:
-    """The comparison table: a row for every frozen model, then one for every run, on the same queries.
-
-    A backbone of random weights is another one with every seed.
-    """
+    """The comparison table: a row for every frozen model, then one for every run, on the same queries."""
     rows, seen, short = [], set(), _short_names([run.name for run in runs])
     for run in runs:
         model, seed, details = short[run.name], run.args.seed, details_of(run)
+        # a backbone of random weights is another one with every seed
         frozen = (run.name, seed if run.model.config.backbone_name is None else None)
         if frozen not in seen:
             seen.add(frozen)

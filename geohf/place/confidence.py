@@ -68,7 +68,7 @@ def certainty(similarity, points, config: GeoPlaceConfig | None) -> np.ndarray:
 
     Args:
         similarity, points: see `evidence`.
-        config: of the model: `negative_m` and `confidence_weights`; None: it was fitted on no such cosines.
+        config: of the model; None: its confidence was fitted on no such cosines.
     """
     if config is None:
         return similarity[:, 0]
@@ -82,8 +82,8 @@ def calibrate(
     """Fit the config's confidence and, for a precision, the confidence below which the model abstains.
 
     Args:
-        evidence_, right: see `fit_confidence`; of validation queries.
-        precision: how many of the answers are to be right; None: as the config says already, if it does.
+        evidence_, right: of validation queries, see `fit_confidence`.
+        precision: share of answers to be right; None: as the config says already, if it does.
     """
     config.abstain_below = None
     config.confidence_weights = fit_confidence(evidence_, right)
@@ -108,11 +108,7 @@ def calibrate(
 
 
 def forget_confidence(config: GeoPlaceConfig, change: str) -> None:
-    """Take the fitted confidence, its threshold, and the gate of verification off a model whose descriptors are others now, with a warning.
-
-    Args:
-        change: what was done to the descriptors.
-    """
+    """Take what was fitted on descriptors off a model whose descriptors are others after a `change`, with a warning."""
     fitted = {"confidence": config.confidence_weights, "gate of verification": config.verify_below}
     lost = " and ".join(f"the {name}" for name, value in fitted.items() if value is not None)
     config.verify_below = config.abstain_below = config.confidence_weights = None

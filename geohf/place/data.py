@@ -52,12 +52,11 @@ class PlaceData(TaskData):
 def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) -> PlaceData:
     """Load the tables that the options name, give each image its part, and look for leaks.
 
-    With tables of queries the database is the training tables, as the reference implementation has it, unless it is
-    given too. Without them whole blocks of the training drives are held out: their images of the first drive stay in
-    the database, together with the rest of that drive, and those of the other drives ask. Nothing within
-    `negative_m` of a held-out image is trained on. Queries to choose by, where none are given, are held out likewise;
-    with tables of test queries they are searched in the training drives, and of a single drive every second held-out
-    image asks for the others.
+    With tables of queries the database is the training tables, as the reference implementation has it, unless it is given
+    too. Without them whole blocks of the training drives are held out: the whole first drive is the database, and the
+    held-out images of the others ask. Nothing within `negative_m` of a held-out image is trained on. Queries to choose by,
+    where none are given, are held out likewise; with tables of test queries they are searched in the training drives, and
+    of a single drive every second held-out image asks for the others.
 
     Args:
         args: of the training: the seed of the split, and where the painted sample goes; the defaults where None.

@@ -130,17 +130,9 @@ def drive_features() -> Features:
     """The columns of a dataset of drives: the image, degrees, the heading clockwise from north, drive and time."""
     from datasets import Features, Image, Value
 
-    return Features(
-        {
-            "image": Image(decode=False),
-            "latitude": Value("float64"),
-            "longitude": Value("float64"),
-            "heading": Value("float64"),
-            "sequence": Value("string"),
-            "camera": Value("string"),
-            "time_ns": Value("int64"),
-        }
-    )
+    kinds = dict.fromkeys(("latitude", "longitude", "heading"), "float64")
+    kinds |= {"sequence": "string", "camera": "string", "time_ns": "int64"}
+    return Features({"image": Image(decode=False)} | {name: Value(kind) for name, kind in kinds.items()})
 
 
 def headings_of(dataset: Dataset) -> np.ndarray:

@@ -39,7 +39,7 @@ def encode_rows(
     What `signs` and `dims` take from the descriptors, their mean and axes, is that of 4096 images from all over.
 
     Args:
-        samples: n of them, in order and by number.
+        samples: in order and by number.
         storage, dims: see `PlaceIndex`.
 
     Raises:

@@ -163,16 +163,13 @@ def drive_recalls(
     center: Center = "none",
     method: Method | None = None,
 ) -> dict[str, float]:
-    """Recall where the frames of a drive answer together.
+    """`drive_r1`, `drive_r5`, ...: recall where the frames of a drive answer together.
 
     Args:
         descriptors: (m, d) of the database and (q, d) of the queries.
         images: the database and the queries, as datasets of drives.
-        radius_m: meters within which an answer is right.
+        radius_m: an answer is right within so many meters; queries with a database image there count.
         center, method: see `rank`.
-
-    Returns:
-        `drive_r1`, `drive_r5`, ... of the queries with a database image within the radius.
     """
     (base_rows, _, base_parts), (rows, drives, parts) = (
         in_order(drives_of(part), part["time_ns"][:]) for part in images

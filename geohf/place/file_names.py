@@ -61,10 +61,7 @@ def point_of_name(name: str, utm: str | None = None) -> tuple[float, float, floa
 
 
 def points_in(zone: str, east_north: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
-    """`points_and_reasons` of a UTM zone, or of a plane that is put on a sphere along its equator.
-
-    Great circles between points of such a plane are as long as straight lines.
-    """
+    """`points_and_reasons` of a UTM zone, or of a plane on a sphere's equator, where great circles are as long as its lines."""
     if zone != PLANAR:
         return points_and_reasons(east_north, zone)
     east, north = east_north.T

@@ -28,8 +28,7 @@ def require_same_model(built: str, asked: str) -> None:
     """Refuse to compare descriptors of two models; a warning, where an old fingerprint does not say what was seen.
 
     Args:
-        built, asked: fingerprints of an index and of a model or another index: a digest of the weights, perhaps their type,
-            perhaps what `sight_of` says.
+        built, asked: fingerprints, of an index and of a model or another index, see `PlaceRetrieval.fingerprint`.
 
     Raises:
         DataError: other weights, another type of them, pictures that were made ready in another way.

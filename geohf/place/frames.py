@@ -31,19 +31,12 @@ _FIELDS = ("names", "images", "sequences", "times_ns")
 
 @dataclass
 class Frames:
-    """Photographs of drives, in the order in which they were given.
+    """Photographs of drives, in the order in which they were given."""
 
-    Attributes:
-        names: what answers call them; no two are the same.
-        images: as `GeoPreTrainedModel.predict` takes them.
-        sequences: the drive of each.
-        times_ns: when each was taken, in nanoseconds since 1970; None where unknown.
-    """
-
-    names: list[str]
-    images: list[Any]
-    sequences: list[str]
-    times_ns: list[int | None]
+    names: list[str]  # what answers call them; no two are the same
+    images: list[Any]  # as `GeoPreTrainedModel.predict` takes them
+    sequences: list[str]  # the drive of each
+    times_ns: list[int | None]  # nanoseconds since 1970, None where unknown
 
     def __post_init__(self) -> None:
         twice = [name for name, count in Counter(self.names).items() if count > 1]

@@ -126,10 +126,7 @@ class PlaceHead(nn.Module):
             self.whiten = Whitening(config.projected_size, config.whitening_dim)
 
     def fit_features(self, features: torch.Tensor) -> None:
-        """Take the mean and scale of training features, (n, features) or (n, channels, rows, columns), and NetVLAD and SuperVLAD their clusters.
-
-        A head that has them already keeps them: it was trained with them.
-        """
+        """Take scales, and clusters, from (n, features) or (n, channels, rows, columns); a trained head keeps its own."""
         if isinstance(self.standardize, FeatureStandardizer) and not self.standardize.mean.any():
             self.standardize.fit(features.movedim(1, -1).flatten(0, -2))
         if isinstance(self.aggregate, (NetVLAD, SuperVLAD)):
@@ -188,18 +185,17 @@ class PlaceHead(nn.Module):
         rows = self.project(self.aggregate(features)).float()
         # half precision would blur distances between rows
         with torch.autocast(rows.device.type, enabled=False):
-            return self._describe(rows, coordinates, headings, clusters, classifier)
-
-    def _describe(self, rows, coordinates, headings, clusters, classifier) -> GeoPlaceOutput:
-        if self.training:
-            given = rows, coordinates, headings, clusters
-            rows, coordinates, headings, clusters = (None if t is None else gather_rows(t) for t in given)
-        descriptors = F.normalize(self.descriptor_norm(rows)[:, : self.config.truncate_dim], dim=-1)
-        labels = coordinates, headings, clusters, classifier
-        loss, parts = (None, None) if coordinates is None else self.losses(descriptors, *labels)
-        if self.config.whitening_dim is not None:
-            descriptors = self.whiten(descriptors)
-        return GeoPlaceOutput(loss, descriptors, parts)
+            if self.training:
+                rows = gather_rows(rows)
+                labels = (None if t is None else gather_rows(t) for t in (coordinates, headings, clusters))
+                coordinates, headings, clusters = labels
+            descriptors = F.normalize(self.descriptor_norm(rows)[:, : self.config.truncate_dim], dim=-1)
+            loss, parts = None, None
+            if coordinates is not None:
+                loss, parts = self.losses(descriptors, coordinates, headings, clusters, classifier)
+            if self.config.whitening_dim is not None:
+                descriptors = self.whiten(descriptors)
+            return GeoPlaceOutput(loss, descriptors, parts)
 
     def losses(
         self,

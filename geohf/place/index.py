@@ -218,9 +218,5 @@ def _listed_drives(sequences: Sequence[str] | None) -> list[str] | None:
 
 @lru_cache(maxsize=1)
 def load_once(path: Path, changed_ns: int) -> PlaceIndex:
-    """`PlaceIndex.load`; the last one stays in memory, for programs that ask batch by batch.
-
-    Args:
-        changed_ns: the file's time of change, which tells versions of it apart.
-    """
+    """`PlaceIndex.load`; the last one stays in memory for the next batch, as long as the file's time of change is the same."""
     return PlaceIndex.load(path)

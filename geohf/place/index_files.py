@@ -57,11 +57,7 @@ def index_format(
 
 
 def write_index(path: Path, index: IndexSearch) -> None:
-    """Write one file.
-
-    Raises:
-        DataError: see `index_format`.
-    """
+    """Write one file, or DataError, see `index_format`."""
     dims = None if index.axes is None else len(index.axes)
     ending = index_format(path, storage_of(index.rows), dims, index.local is not None)
     with atomic_path(path) as temporary:

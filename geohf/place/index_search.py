@@ -119,8 +119,8 @@ class IndexSearch:
         Args:
             descriptors: (q, d).
             k: at most as many as the index holds.
-            center, sequences: see `geohf.place.sequences.center_descriptors`; the index counts as one drive. With a
-                center all descriptors are in memory as float32.
+            center, sequences: see `geohf.place.sequences.center_descriptors`; the index counts as one drive, and all its
+                descriptors are in memory as float32.
             near: look only there, see `near`; where fewer than k images lie there, all of them answer.
             backend: `exact`; `ivf` or `hnsw` of faiss, or `usearch`: candidates by its search, which is built by the first
                 call, with their exact cosines. What lies `near` is always searched exactly.

@@ -154,8 +154,7 @@ def selective_metrics(certainty, right, matched: int, abstain_below: float | Non
     """How well certainty tells right answers from wrong ones, see `geohf.metrics.selective`.
 
     Args:
-        certainty: (q,) of the top answers.
-        right: (q,) bool.
+        certainty, right: (q,) of the top answers.
         matched: queries with a database image within the radius; recall is of these.
         abstain_below: answers less certain than this are not given; None: all are.
 
@@ -180,24 +179,15 @@ def selective_metrics(certainty, right, matched: int, abstain_below: float | Non
 
 @dataclass
 class Retrieval:
-    """The answers to queries.
+    """The answers to queries, best first."""
 
-    Attributes:
-        similarity, ranked: (q, k) cosines and positions in the database, best first.
-        right: (q, k) bool, within the first radius.
-        error_m: (q,) meters from the query to its top answer.
-        values: see `place_metrics`.
-        answer_points: (q, k, 2) latitude and longitude of the answers, in degrees.
-        radius_m: the first radius.
-    """
-
-    similarity: np.ndarray
-    ranked: np.ndarray
-    right: np.ndarray
-    error_m: np.ndarray
-    values: dict[str, float]
-    answer_points: np.ndarray
-    radius_m: float
+    similarity: np.ndarray  # (q, k) cosines
+    ranked: np.ndarray  # (q, k) rows of the database
+    right: np.ndarray  # (q, k) bool, within the first radius
+    error_m: np.ndarray  # (q,) meters from the query to its top answer
+    values: dict[str, float]  # see `place_metrics`
+    answer_points: np.ndarray  # (q, k, 2) latitude and longitude in degrees
+    radius_m: float  # the first radius
 
 
 def retrieve(
@@ -211,8 +201,7 @@ def retrieve(
 
     Args:
         database, queries: (m, d) and (q, d) descriptors.
-        database_points, query_points: (m, 2) and (q, 2) latitude and longitude in degrees.
-        radii_m: meters within which an answer is right; the first one counts.
+        database_points, query_points, radii_m: see `place_metrics`.
 
     Raises:
         DataError: see `recall_at_n`.
@@ -232,14 +221,11 @@ def recall_intervals(
     sequences: np.ndarray,
     times_ns: Sequence[int | None],
 ) -> dict[str, tuple[float, float] | None]:
-    """The ends of a 95 % interval of `r1`, `r5`, ..., drawn over drives, or over stretches of too few drives.
-
-    Neighboring frames stand or fall together.
+    """The ends of a 95 % interval of `r1`, `r5`, ..., drawn over drives, or over stretches of too few: frames are no draws.
 
     Args:
         database_points, query_points: as `retrieve` was given them.
-        sequences: (q,) drive of each query.
-        times_ns: q times in nanoseconds since 1970, None where unknown.
+        sequences, times_ns: (q,) drive of each query, and times in nanoseconds since 1970, None where unknown.
     """
     matches = matches_within_m(database_points, query_points, retrieval.radius_m)
     counted = counted_queries(matches, "has_match")

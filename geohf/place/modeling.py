@@ -220,17 +220,15 @@ def _trained_model(name: str, options: PlaceArguments) -> GeoPlaceModel:
 
 
 def _head_fields(options: PlaceArguments, pooling: str) -> dict[str, Any]:
-    head = options.head
+    head, projects = options.head, pooling in PROJECTING_POOLINGS
     if head is None:
-        projects = pooling in PROJECTING_POOLINGS
         named = options.projection_dim or (options.methods[0] == "original" and not projects)
-        without = projects or options.projection_dim == 0
-        head = "mlp" if named else "none" if without else "residual"
+        head = "mlp" if named else "none" if projects or options.projection_dim == 0 else "residual"
     dim = (options.projection_dim or 256) if head == "mlp" else None
     return {"head": "residual" if head == "residual" else "mlp", "projection_dim": dim}
 
 
 def _is_place_model(name: str) -> bool:
-    if name in ENCODERS or not ("/" in name or Path(name).is_dir()):  # timm's names need no look at the Hub
-        return False
-    return backbone_config(name)[1].get("model_type") == GeoPlaceConfig.model_type
+    # timm's names need no look at the Hub
+    looked_up = name not in ENCODERS and ("/" in name or Path(name).is_dir())
+    return looked_up and backbone_config(name)[1].get("model_type") == GeoPlaceConfig.model_type

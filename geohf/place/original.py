@@ -18,13 +18,7 @@ from geohf.place.losses import hybrid
 
 
 class RandomBatches(Sampler[int]):
-    """All rows in random order, but for those that fill no batch.
-
-    Args:
-        n: rows.
-        batch_size: images in a batch, of all processes together.
-        seed: of the order; each epoch draws anew.
-    """
+    """All of n rows in an order by lot, anew in each epoch, but for those that fill no batch of all processes together."""
 
     hard_share = 0.0
 

@@ -38,9 +38,7 @@ STRIPS, STRIP_ANSWERS = 8, 5
 def write_outputs(
     trainer: GeoPlaceTrainer, folder: Path, evaluation: Evaluation, thumbnails: int = 0
 ) -> Mapping[str, Any]:
-    """Write predictions, the index, logs, comparison.csv and the plots of the card.
-
-    The logs and tables tell of all of `trainer.runs`.
+    """Write predictions, the index, the plots of the card, and of all of `trainer.runs` the logs and comparison.csv.
 
     Args:
         thumbnails: of how many queries map.html holds a small photograph.
@@ -147,10 +145,9 @@ def _meters(a: np.ndarray, b: np.ndarray) -> str:
 
 
 def plot_run(path: str | os.PathLike, rows: Sequence[Mapping], title: str) -> None:
-    """Draw the reference implementation's six panels: batch loss, epoch loss, recall, learning rate, a histogram of losses, and recall over loss.
+    """Draw the reference implementation's six panels, `_PANELS`, as a PNG file.
 
     Args:
-        path: the PNG file.
         rows: of the run's log, see `geohf.place.logs`; panels without numbers stay empty.
     """
     events = ("batch", "epoch", "validation")

@@ -201,10 +201,7 @@ def head_descriptors(head: PlaceHead, features: torch.Tensor) -> torch.Tensor:
 
 
 def make_sampler(rows, config, args: PlaceTrainingArguments) -> PlaceSampler:
-    """Batches of places from the training images.
-
-    Args:
-        rows: a dataset of drives.
+    """Batches of places from a dataset of drives, the training images.
 
     Raises:
         DataError: no two images lie within `positive_m`, a `clique_m` beyond it, or a `heading_deg` where no heading is known.

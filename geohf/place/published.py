@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,32 +38,17 @@ PATCH, OFFSET = 14, 0.1  # of DINOv2; its own interpolation of positions adds a 
 
 @dataclass
 class Contents:
-    """A published file, read: what model it needs, and its tensors in the model's shapes.
-
-    Attributes:
-        tower: the backbone's config.
-        feature_map: channels, rows and columns.
-        prefixes: published beginning of a name -> ours.
-        tensors: published name -> tensor.
-        fields: of the config, about pooling.
-    """
+    """A published file, read: what model it needs, and its tensors in the model's shapes."""
 
     tower: TimmTowerConfig
-    feature_map: list[int]
-    prefixes: dict[str, str]
-    tensors: dict[str, torch.Tensor]
-    fields: dict[str, Any] = field(default_factory=dict)
-
-    def our_name(self, name: str) -> str:
-        """Of a published name, the model's; the name as it is where the model has none."""
-        return _with(self.prefixes, name)
-
-    def their_name(self, name: str) -> str:
-        """The other way round."""
-        return _with({ours: theirs for theirs, ours in self.prefixes.items()}, name)
+    feature_map: list[int]  # channels, rows and columns
+    prefixes: dict[str, str]  # published beginning of a name -> ours
+    tensors: dict[str, torch.Tensor]  # by their published names
+    fields: dict[str, Any] = field(default_factory=dict)  # of the config, about pooling
 
 
 def _with(prefixes: Mapping[str, str], name: str) -> str:
+    """The name with another beginning; as it is where none is known."""
     longest = max((before for before in prefixes if name.startswith(before)), key=len, default="")
     return prefixes.get(longest, "") + name.removeprefix(longest)
 
@@ -241,21 +227,13 @@ def _salad(tensors: Tensors, backbone: str, head: str, size: Size, file: str | o
 
 @dataclass(frozen=True)
 class Layout:
-    """What is known of a published model beside its file.
+    """What is known of a published model beside its file."""
 
-    Attributes:
-        title: as cards name it.
-        license: of the weights; None where their authors state none.
-        image_size: height and width that it was published for.
-        resample: Pillow's number of the interpolation.
-        read: of its files.
-    """
-
-    title: str
-    license: str | None
-    image_size: Size
-    resample: int
-    read: Callable[[Tensors, Size, str | os.PathLike], Contents]
+    title: str  # as cards name it
+    license: str | None  # of the weights; None where their authors state none
+    image_size: Size  # height and width that it was published for
+    resample: int  # Pillow's number of the interpolation
+    read: Callable[[Tensors, Size, str | os.PathLike], Contents]  # of its file
 
 
 # the code is under MIT; whether this covers weights that were trained on Street View, its author leaves open
@@ -310,6 +288,7 @@ def load_published(
             backbone_license=layout.license,
             **contents.fields,
         )
-    model = kind(config)
-    fill_published(model, contents.tensors, contents.our_name, contents.their_name, file)
+    model, back = kind(config), {ours: theirs for theirs, ours in contents.prefixes.items()}
+    names = partial(_with, contents.prefixes), partial(_with, back)  # ours of theirs, and the other way round
+    fill_published(model, contents.tensors, *names, file)
     return model.eval()

@@ -44,11 +44,10 @@ class PlaceRetrieval(GeoPreTrainedModel):
         """A digest of all weights, their type, and how pictures are made ready: descriptors compare only where all are the same."""
         # hashing takes as long as a photograph, so it is done again only where a tensor was changed or replaced
         state = weights_checksum(self)
-        known, fingerprint = self._hashed
-        if known != state:
-            fingerprint = f"{weights_fingerprint(self)} {str(self.dtype).removeprefix('torch.')}"
-            self._hashed = (state, fingerprint)
-        return f"{fingerprint} {sight_of(self.processor, self.config.pooling)}"
+        if self._hashed[0] != state:
+            kind = str(self.dtype).removeprefix("torch.")
+            self._hashed = state, f"{weights_fingerprint(self)} {kind}"
+        return f"{self._hashed[1]} {sight_of(self.processor, self.config.pooling)}"
 
     def encode(self, images: Any, batch_size: int = 32) -> np.ndarray:
         """(n, d) float32 descriptors of length 1, of anything that `predict` takes."""
@@ -87,10 +86,8 @@ class PlaceRetrieval(GeoPreTrainedModel):
         @torch.inference_mode()
         def answer(tensors: BatchFeature) -> list[PlacePrediction]:
             pixels = self.as_read(tensors["pixel_values"])
-            outputs = model(pixels, return_dict=True)
-            return model.decode(
-                outputs, opened, verify=verify, maps=lambda rows: [model.maps_of(pixels[rows])], **options
-            )
+            own = {"verify": verify, "maps": lambda rows: [model.maps_of(pixels[rows])]}
+            return model.decode(model(pixels, return_dict=True), opened, **own, **options)
 
         return prepare, answer
 
@@ -160,10 +157,9 @@ class PlaceRetrieval(GeoPreTrainedModel):
         method: Method | None = None,
         **options,
     ) -> int:
-        """As `GeoPreTrainedModel.predict_to_file`; with `center` or `method` drives answer as a whole.
+        """As `GeoPreTrainedModel.predict_to_file`; with `center` or `method` drives answer as a whole, see `predict_sequences`.
 
         Args:
-            center, method: see `predict_sequences`.
             options: of `predict`, and `on_error`.
 
         Raises:
@@ -230,9 +226,9 @@ class PlaceRetrieval(GeoPreTrainedModel):
         """The index, loaded where it is a path, after a check that it belongs to this model."""
         if index is None:
             return None
+        if not isinstance(index, (PlaceIndex, str, os.PathLike)):
+            raise DataError(f"index is a PlaceIndex or a file's path, not a {type(index).__name__}")
         if not isinstance(index, PlaceIndex):
-            if not isinstance(index, (str, os.PathLike)):
-                raise DataError(f"index is a PlaceIndex or a file's path, not a {type(index).__name__}")
             path = Path(index)
             # a copy: what a caller adds or removes is not in the file
             index = copy.copy(load_once(path, path.stat().st_mtime_ns if path.exists() else 0))

@@ -70,10 +70,7 @@ def join_rows(first, second):
 
 
 def short_names(*parts) -> list[list[str]]:
-    """What the images of datasets of drives are called: paths without the folder that holds them all.
-
-    Of images that came as bytes or in memory, the name that they came with, or their number.
-    """
+    """What images of drives are called: paths without the folder that holds them all; see `names_of` for those in memory."""
     named = [
         [(name, isinstance(image, str)) for name, image in zip(names_of(part), images_of(part), strict=True)]
         for part in parts

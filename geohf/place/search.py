@@ -118,10 +118,9 @@ def best_of_blocks(
 
 
 def rows_near(points: np.ndarray, near: Any) -> np.ndarray:
-    """Rows of points near a prior position, or near any of those of a prior drive.
+    """Rows of (n, 2) points in degrees near a prior position, or near any of those of a prior drive.
 
     Args:
-        points: (n, 2) degrees.
         near: latitude, longitude and a radius in meters, (3,) or (p, 3).
 
     Raises:

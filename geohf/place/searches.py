@@ -142,10 +142,9 @@ class PlaceSearches(GeoTrainer, PlacePhaseTrainer):
 
     def _described_database(self, queries) -> torch.Tensor:
         fingerprint, rows = self.model.fingerprint(), self.database_of(queries)
-        known = self._described.get(id(rows))
-        if known is None or known[0] != fingerprint:
-            self._described[id(rows)] = known = fingerprint, self.outputs(rows)
-        return known[1]
+        if self._described.get(id(rows), ("",))[0] != fingerprint:
+            self._described[id(rows)] = fingerprint, self.outputs(rows)
+        return self._described[id(rows)][1]
 
     def _search_frozen(self, rows) -> Retrieval:
         return self.search(rows, *map(self.frozen_descriptors, (self.database_of(rows), rows)))

@@ -117,7 +117,9 @@ class GeoPlaceTrainer(PlaceSearches):
         for what, asked in chosen.items():
             if asked and eval_dataset is None:
                 raise DataError(f"{what} on validation queries, and there are none; give --val_csv")
-        self.name = name or _name_of(self.model)
+        config = self.model.config
+        tower = getattr(config.vision_config, "architecture", config.vision_config.model_type)
+        self.name = name or self.model.name_or_path or config.backbone_name or tower
         self.runs: list[GeoPlaceTrainer] = [self]  # those that are told beside this one, see `keep_best`
         self.log_rows: list[dict] = []  # of the log of batches, see `geohf.place.logs`
         self.validation_r1: float | None = None  # the best epoch's; None without validation
@@ -295,9 +297,3 @@ class GeoPlaceTrainer(PlaceSearches):
             database_descriptors=self._described_database(dataset),
             duplicates=duplicates,
         )
-
-
-def _name_of(model) -> str:
-    config = model.config
-    tower = getattr(config.vision_config, "architecture", config.vision_config.model_type)
-    return model.name_or_path or config.backbone_name or tower
