@@ -209,6 +209,10 @@ def _trained_model(name: str, options: PlaceArguments) -> GeoPlaceModel:
     of_network = ("backbone_weights", "pooling", "head", "projection_dim", *POOLING_FIELDS)
     own = {field: (None, 0, "none", getattr(model.config, field, None)) for field in of_network}
     unused = [f"--{field}" for field in of_network if asked.get(field) not in own[field]]
+    kept = {field: getattr(model.config, field) for field in MODEL_FIELDS if field not in asked}
+    told = [f"--{field} {own}" for field, own in kept.items() if own != getattr(options, field)]
+    if told:  # a flag that says the default is as one that is not given
+        logger.warning("%s keeps what it was trained with in place of defaults: %s", name, ", ".join(told))
     if unused:
         logger.warning("%s is trained and keeps its network: %s not used", name, ", ".join(unused))
     if options.fit is not None:
