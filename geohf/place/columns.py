@@ -65,11 +65,8 @@ def points_of_table(table: pd.DataFrame, path: Path, utm: str | None, errors: Ro
             f"{path}: needs the columns 'lat' and 'lon', or 'utm_east' and 'utm_north'; the columns are: "
             f"{', '.join(table.columns)}"
         )
-    east_north, zones, lines = (
-        table[columns].to_numpy(np.float64),
-        _zones(table, utm, path),
-        table.index.tolist(),
-    )
+    east_north, lines = table[columns].to_numpy(np.float64), table.index.tolist()
+    zones = _zones(table, utm, path)
     points, each = np.full(east_north.shape, math.nan), np.array(zones)
     for zone in dict.fromkeys(zones):
         rows = np.flatnonzero(each == zone)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
 from geohf.place.drives import told_apart
-from geohf.place.metrics import Retrieval
+from geohf.place.metrics import RECALLS, Retrieval
 
 if TYPE_CHECKING:
     from geohf.place.trainer import GeoPlaceTrainer
@@ -116,13 +116,8 @@ def _stage(run: GeoPlaceTrainer) -> str:
 def _shown(retrieval: Retrieval) -> dict:
     values = retrieval.values
     every = next(name for name in values if name.startswith("recall@1_all"))
-    columns = {
-        "R@1": "r1",
-        "R@5": "r5",
-        "R@10": "r10",
-        "R@1, drives": "drive_r1",
-        "R@1, verified": "verified_r1",
-    }
+    columns = {f"R@{n}": f"r{n}" for n in RECALLS}
+    columns |= {"R@1, drives": "drive_r1", "R@1, verified": "verified_r1"}
     columns |= {"R@1, all queries": every, "median m": "median_m"}
     return {column: values[name] for column, name in columns.items() if name in values}
 

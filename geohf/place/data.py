@@ -70,10 +70,8 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
     """
     args = args or PlaceTrainingArguments()
     options.require_places(args)
-    given = {name: getattr(options, f"{name}_csv") for name in PARTS}
-    sources = expand(
-        {name: [s] if isinstance(s, (str, Path)) else list(s or []) for name, s in given.items()}
-    )
+    given = {name: getattr(options, f"{name}_csv") or [] for name in PARTS}
+    sources = expand({name: [s] if isinstance(s, (str, Path)) else list(s) for name, s in given.items()})
     if not sources["train"]:
         folder = Path(args.output_dir).parent / "place-sample"
         with args.main_process_first(desc="writing the sample"):

@@ -55,7 +55,6 @@ class Whitening(nn.Module):
 
         Plain whitening divides by deviations that few descriptors tell badly, and drops what these do not vary in; with
         `share` of the mean variance added to each axis, nothing is blown up or lost.
-
         """
         rows = descriptors.double()
         mean = rows.mean(0)

@@ -32,12 +32,9 @@ class PlaceRecognitionPipeline(GeoPipeline):
                 kwargs["batch_size"] = batch_size
             return super().__call__(inputs, *args, images=images, **kwargs)
         index, frames = self.model.index_of_drives(options), images if inputs is None else inputs
-        options = {
-            "center": "none",
-            "method": None,
-            "batch_size": batch_size or self._batch_size or 1,
-        } | options
-        answers = self.model.predict_sequences(frames, index, **options)
+        options = {"center": "none", "method": None} | options
+        size = batch_size or self._batch_size or 1
+        answers = self.model.predict_sequences(frames, index, batch_size=size, **options)
         return [asdict(answer) for answer in answers]
 
     def _sanitize_parameters(self, **options):

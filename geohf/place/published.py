@@ -129,14 +129,10 @@ def _positions(embedding: torch.Tensor, rows: int, columns: int) -> torch.Tensor
 def read_cosplace(tensors: Tensors, size: Size, file: str | os.PathLike) -> Contents:
     """CosPlace and EigenPlaces: a ResNet, lengths of 1, GeM and one linear layer."""
     contents = _resnet(tensors, "backbone.", CHILDREN, size, file)
-    contents.fields |= {
-        "pooling": "gem_linear",
-        "gem_dim": _shape(tensors, "aggregation.3.weight", 2, file)[0],
-    }
-    contents.prefixes |= {
-        "aggregation.1.p": "head.aggregate.gem.p",
-        "aggregation.3.": "head.aggregate.linear.",
-    }
+    out, _ = _shape(tensors, "aggregation.3.weight", 2, file)
+    contents.fields |= {"pooling": "gem_linear", "gem_dim": out}
+    contents.prefixes["aggregation.1.p"] = "head.aggregate.gem.p"
+    contents.prefixes["aggregation.3."] = "head.aggregate.linear."
     return contents
 
 
@@ -157,10 +153,8 @@ def read_mixvpr(tensors: Tensors, size: Size, file: str | os.PathLike) -> Conten
         for i in range(depth)
         for theirs, ours in (("0", "norm"), ("1", "hidden"), ("3", "out"))
     }
-    contents.prefixes |= {
-        "aggregator.channel_proj.": "head.aggregate.channels.",
-        "aggregator.row_proj.": "head.aggregate.rows.",
-    }
+    contents.prefixes["aggregator.channel_proj."] = "head.aggregate.channels."
+    contents.prefixes["aggregator.row_proj."] = "head.aggregate.rows."
     # the published code has had this layer with a bias and without one
     contents.tensors.setdefault("aggregator.row_proj.bias", torch.zeros(rows))
     contents.fields |= {"pooling": "mixvpr", "mix_depth": depth, "mix_channels": channels, "mix_rows": rows}
@@ -269,13 +263,8 @@ def load_published(
     height, width = image_size or layout.image_size
     contents = layout.read(tensors, (height, width), file)
     size, (mean, std) = {"height": height, "width": width}, map(list, IMAGENET)
-    seen = {
-        "size": size,
-        "crop_size": size,
-        "resample": layout.resample,
-        "image_mean": mean,
-        "image_std": std,
-    }
+    seen = {"size": size, "crop_size": size, "resample": layout.resample}
+    seen |= {"image_mean": mean, "image_std": std}
     with as_data_error():
         config = GeoPlaceConfig(
             vision_config=contents.tower,

@@ -92,7 +92,7 @@ class PlaceRetrieval(GeoPreTrainedModel):
         return prepare, answer
 
     def check_verifiable(self, index: PlaceIndex | None) -> None:
-        """Raise DataError where there is no index to verify in, no local features in it, or other cosines than the gate knows."""
+        """Raise DataError where no answer can be verified in this index; a warning, where no gate was learned."""
         if index is None:
             raise DataError("answers are verified in an index: give one")
         require_local(index.local, self.config)

@@ -110,13 +110,9 @@ class GeoPlaceTrainer(PlaceSearches):
         self.abstain, self.verify = abstain, verify
         require_within("(0, 1]", abstain=abstain)
         require_whole(0, verify=verify)
-        chosen = {
-            "abstain: its threshold is chosen": abstain is not None,
-            "verify: its gate is learned": verify,
-        }
-        for what, asked in chosen.items():
-            if asked and eval_dataset is None:
-                raise DataError(f"{what} on validation queries, and there are none; give --val_csv")
+        if eval_dataset is None and (verify or abstain is not None):
+            what = "verify: its gate is learned" if abstain is None else "abstain: its threshold is chosen"
+            raise DataError(f"{what} on validation queries, and there are none; give --val_csv")
         config = self.model.config
         tower = getattr(config.vision_config, "architecture", config.vision_config.model_type)
         self.name = name or self.model.name_or_path or config.backbone_name or tower
