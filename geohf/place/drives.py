@@ -234,8 +234,9 @@ def rows_of_table(
             untold.append(f"row {line}: {error}")
         heading = headings[position] if headings else math.nan
         sequence, camera = (label_of(cells[key][position]) for key in ("sequence", "camera"))
-        placed_at = *points[position].tolist(), heading
-        rows.append(_Row(image, *placed_at, sequence or name, camera, time, (path, line)))
+        latitude, longitude = points[position].tolist()
+        where = path, line
+        rows.append(_Row(image, latitude, longitude, heading, sequence or name, camera, time, where))
     if untold:
         logger.warning(
             "%s: %d of %d times in the column %s cannot be read and are left out (%s): these images' drives are told "
