@@ -92,7 +92,8 @@ def predictions_of(
         fitted: whether the confidence was fitted on cosines as these are; else there is none.
         verified: numbers of the photographs whose answers were verified; None: nobody asked for it.
     """
-    at, sure = points[ranked], [None] * len(ranked)
+    at = points[ranked]
+    sure: list[float | None] = [None] * len(ranked)
     if config.confidence_weights is not None and fitted:
         sure = confidence(evidence(similarity, at, config.negative_m), config.confidence_weights).tolist()
     similarity, ranked, at = similarity[:, :top_k], ranked[:, :top_k], at[:, :top_k]
@@ -102,14 +103,14 @@ def predictions_of(
     predictions = []
     for i, rows in enumerate(ranked):
         named = zip(rows, at[i].tolist(), similarity[i].tolist(), strict=True)
-        answers = [PlaceAnswer(images[row], *point, cosine) for row, point, cosine in named]
-        one = PlacePrediction(descriptors[i], answers, *at[i, 0].tolist(), spread[i])
+        answers = [PlaceAnswer(images[row], north, east, cosine) for row, (north, east), cosine in named]
+        one = PlacePrediction(descriptors[i], answers, answers[0].latitude, answers[0].longitude, spread[i])
         if told is not None:
             one.verified = i in told
         if not one.verified:
             one.confidence = sure[i]
-            if None not in (config.abstain_below, sure[i]):
-                one.abstains = sure[i] < config.abstain_below
+            if one.confidence is not None and config.abstain_below is not None:
+                one.abstains = one.confidence < config.abstain_below
         predictions.append(one)
     return predictions
 

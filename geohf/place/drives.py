@@ -216,8 +216,7 @@ def rows_of_table(
     folder = _image_folder(path, file_name(table[file_column].iloc[0]) or "")
     wanted = {"sequence": SEQUENCE_COLUMNS, "camera": CAMERA_COLUMNS, "time": TIME_COLUMNS}
     columns = {key: find_column(table.columns, names) for key, names in wanted.items()}
-    nothing = [None] * len(table)
-    cells = {key: table[column].tolist() if column else nothing for key, column in columns.items()}
+    cells = {key: column and table[column].tolist() for key, column in columns.items()}
     headings = heading_cells(table, path, HEADINGS)
     rows, untold = [], []
     for position, cell in enumerate(table[file_column]):
@@ -228,12 +227,12 @@ def rows_of_table(
             errors.add(path, line, str(error))
             continue
         try:
-            time = time_ns(cells["time"][position])
+            time = cells["time"] and time_ns(cells["time"][position])
         except DataError as error:  # only the audit and intervals ask for it
             time = None
             untold.append(f"row {line}: {error}")
         heading = headings[position] if headings else math.nan
-        sequence, camera = (label_of(cells[key][position]) for key in ("sequence", "camera"))
+        sequence, camera = (cells[key] and label_of(cells[key][position]) for key in ("sequence", "camera"))
         latitude, longitude = points[position].tolist()
         where = path, line
         rows.append(_Row(image, latitude, longitude, heading, sequence or name, camera, time, where))
