@@ -148,11 +148,12 @@ def answer_drives(
     answers = predictions_of(
         asked, similarity, ranked, index.points, index.images, config, top_k, fitted=fitted
     )
-    for i, answer in enumerate(answers if matches is not None else ()):
-        answer.abstains = None  # the threshold was chosen for single frames
-        answer.chained = bool(matches.chained[i])
-        if answer.chained:
-            answer.confidence = float(matches.posterior[i, 0])
+    if matches is not None:
+        for i, answer in enumerate(answers):
+            answer.abstains = None  # the threshold was chosen for single frames
+            answer.chained = bool(matches.chained[i])
+            if answer.chained:
+                answer.confidence = float(matches.posterior[i, 0])
     return [answers[i] for i in np.argsort(rows)]
 
 

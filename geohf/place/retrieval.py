@@ -86,8 +86,10 @@ class PlaceRetrieval(GeoPreTrainedModel):
         @torch.inference_mode()
         def answer(tensors: BatchFeature) -> list[PlacePrediction]:
             pixels = self.as_read(tensors["pixel_values"])
-            own = {"verify": verify, "maps": lambda rows: [model.maps_of(pixels[rows])]}
-            return model.decode(model(pixels, return_dict=True), opened, **own, **options)
+            outputs = model(pixels, return_dict=True)
+            return model.decode(
+                outputs, opened, verify=verify, maps=lambda rows: [model.maps_of(pixels[rows])], **options
+            )
 
         return prepare, answer
 
@@ -171,8 +173,8 @@ class PlaceRetrieval(GeoPreTrainedModel):
         index = self.index_of_drives(options)
         refuse_overwriting(output, sources if isinstance(sources, (list, tuple)) else [sources])
         frames = find_frames(sources, self.samples)
-        chosen = {name: options.pop(name) for name in ("top_k", "near") if name in options}
-        chosen |= {"center": center, "method": method}
+        chosen: dict[str, Any] = {"center": center, "method": method}
+        chosen |= {name: options.pop(name) for name in ("top_k", "near") if name in options}
         finish = partial(answer_rows, index, frames, self.config, chosen)
         inputs = Inputs([(frames.names, frames.images)])
         return super().predict_to_file(inputs, output, batch_size, finish=finish, **options)
