@@ -216,7 +216,7 @@ def rows_of_table(
     folder = _image_folder(path, file_name(table[file_column].iloc[0]) or "")
     wanted = {"sequence": SEQUENCE_COLUMNS, "camera": CAMERA_COLUMNS, "time": TIME_COLUMNS}
     columns = {key: find_column(table.columns, names) for key, names in wanted.items()}
-    cells = {key: column and table[column].tolist() for key, column in columns.items()}
+    cells: dict[str, Any] = {key: column and table[column].tolist() for key, column in columns.items()}
     headings = heading_cells(table, path, HEADINGS)
     rows, untold = [], []
     for position, cell in enumerate(table[file_column]):
