@@ -73,8 +73,9 @@ class PlacePrediction:
 def predictions_of(
     descriptors: np.ndarray,
     similarity: np.ndarray,
+    ranked: np.ndarray,
     points: np.ndarray,
-    images: Sequence[Sequence[str]],
+    images: Sequence[str],
     config: GeoPlaceConfig,
     top_k: int | None = None,
     verified: np.ndarray | None = None,
@@ -84,49 +85,37 @@ def predictions_of(
 
     Args:
         descriptors: (q, d) of the photographs.
-        similarity: (q, k) cosines, descending.
-        points: (q, k, 2) latitude and longitude of the answers, in degrees.
-        images: q lists of k names.
+        similarity, ranked: (q, k) cosines, descending, and rows of the index.
+        points, images: (n, 2) latitude and longitude in degrees of the index's images, and their names.
         top_k: answers to give; None: all k. The confidence looks at five, as it did when it was fitted.
         config: of the model: `negative_m`, `confidence_weights` and `abstain_below`.
         fitted: whether the confidence was fitted on cosines as these are; else there is none.
         verified: numbers of the photographs whose answers were verified; None: nobody asked for it.
     """
-    sure: list = [None] * len(points)
+    at = points[ranked]
+    sure: list[float | None] = [None] * len(ranked)
     if config.confidence_weights is not None and fitted:
-        sure = confidence(evidence(similarity, points, config.negative_m), config.confidence_weights).tolist()
-    similarity, points = similarity[:, :top_k], points[:, :top_k]
-    away = great_circle_m(points[:, :1], points)
-    spread = np.sort(away, axis=1)[:, away.shape[1] // 2]
-    answers = [
-        PlacePrediction(
-            descriptors[i],
-            [
-                PlaceAnswer(name, float(points[i, j, 0]), float(points[i, j, 1]), float(similarity[i, j]))
-                for j, name in enumerate(images[i][:top_k])
-            ],
-            float(points[i, 0, 0]),
-            float(points[i, 0, 1]),
-            float(spread[i]),
-            sure[i],
-            abstains=None
-            if None in (config.abstain_below, sure[i])
-            else bool(sure[i] < config.abstain_below),
-        )
-        for i in range(len(points))
-    ]
-    for answer in answers if verified is not None else ():
-        answer.verified = False
-    for row in () if verified is None else verified:
-        answers[row].verified, answers[row].confidence, answers[row].abstains = True, None, None
-    return answers
+        sure = confidence(evidence(similarity, at, config.negative_m), config.confidence_weights).tolist()
+    similarity, ranked, at = similarity[:, :top_k], ranked[:, :top_k], at[:, :top_k]
+    away = great_circle_m(at[:, :1], at)
+    spread = np.sort(away, axis=1)[:, away.shape[1] // 2].tolist()
+    told = None if verified is None else set(verified.tolist())
+    predictions = []
+    for i, rows in enumerate(ranked):
+        named = zip(rows, at[i].tolist(), similarity[i].tolist(), strict=True)
+        answers = [PlaceAnswer(images[row], north, east, cosine) for row, (north, east), cosine in named]
+        one = PlacePrediction(descriptors[i], answers, answers[0].latitude, answers[0].longitude, spread[i])
+        if told is not None:
+            one.verified = i in told
+        if not one.verified:
+            one.confidence = sure[i]
+            if one.confidence is not None and config.abstain_below is not None:
+                one.abstains = one.confidence < config.abstain_below
+        predictions.append(one)
+    return predictions
 
 
 def answers_searched(top_k: int, count: int) -> int:
-    """How many answers to search for among `count` images, for `top_k` and for the confidence.
-
-    Raises:
-        DataError: `top_k` is no whole number, or none above 0.
-    """
+    """How many answers to search for among `count` images, for `top_k` (DataError, if not whole and above 0) and the confidence."""
     require_whole(1, top_k=top_k)
     return max(top_k, min(SHOWN_ANSWERS, count))

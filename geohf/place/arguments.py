@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from geohf.errors import DataError, require_choice, require_whole, require_within
 from geohf.metrics.directions import LOSS
-from geohf.place.confidence import check_precision
 from geohf.place.metrics import METRICS
 from geohf.place.sequences import check_options
 from geohf.training.arguments import GeoTrainingArguments, argument
@@ -20,10 +19,7 @@ from geohf.training.options import (
     with_default,
 )
 
-LOSSES = ("hybrid", "multi_similarity", "cosface")
-HEADS = ("residual", "mlp", "none")
 METHODS = ("ours", "original")
-AUDITS = ("report", "strict", "off")
 
 
 @dataclass
@@ -99,8 +95,7 @@ class PlaceArguments(PhotoArguments, StreamingArguments):
     dropout: float = argument(0.1, "In the mlp.")
     whitening_dim: int | None = argument(
         None,
-        "Length of descriptors behind PCA whitening, 0 for none; default: whitened where that helps on "
-        "validation queries.",
+        "Length of whitened descriptors (PCA), 0: none; default: whitened where that helps on validation queries.",
     )
     truncate_dim: int | None = argument(
         None, "Numbers of the projected descriptor to keep, its first ones; default: all."
@@ -117,8 +112,7 @@ class PlaceArguments(PhotoArguments, StreamingArguments):
     cell_m: float = argument(10.0, "Side of the cells that are cosface's classes, in meters.")
     loss: str = argument(
         "hybrid",
-        "hybrid (InfoNCE and triplets), multi_similarity, or cosface (classes are cells of the training images); original "
-        "has its own.",
+        "hybrid (InfoNCE and triplets), multi_similarity or cosface (classes: cells of training images); original has its own.",
     )
     contrastive_weight: float = argument(1.0, "Weight of the contrastive loss.")
     triplet_weight: float = argument(0.3, "Weight of the triplet loss.")
@@ -130,14 +124,12 @@ class PlaceArguments(PhotoArguments, StreamingArguments):
         default_factory=lambda: [25.0, 10.0, 50.0],
         metadata={"help": "Meters within which an answer is right; the first one counts."},
     )
-
     center: str = argument(
         "none", "Measure drives as a whole, too, their own mean removed: none, database, sequence or online."
     )
     method: str | None = argument(
         None, "Measure drives as a whole, too, the order of their frames heard: filter, smooth or diagonal."
     )
-
     verify: int = argument(
         0,
         "Answers of a doubtful search that local features put in order: what doubtful is, is learned on validation queries, and recall is measured with it, too; 0: none.",
@@ -150,9 +142,9 @@ class PlaceArguments(PhotoArguments, StreamingArguments):
     def __post_init__(self):
         super().__post_init__()
         check_options(self.center, self.method)
-        check_precision(self.abstain)
+        require_within("(0, 1]", abstain=self.abstain)
         require_whole(0, verify=self.verify)
-        require_choice(AUDITS, audit=self.audit)
+        require_choice(("report", "strict", "off"), audit=self.audit)
         for method in [self.methods] if isinstance(self.methods, str) else self.methods:
             require_choice(METHODS, methods=method)
         if self.streaming and "original" in self.methods:
@@ -163,8 +155,8 @@ class PlaceArguments(PhotoArguments, StreamingArguments):
             raise DataError(
                 "--loss cosface has classes of all training images, not of a stream: take another"
             )
-        require_choice((*HEADS, None), head=self.head)
-        require_choice(LOSSES, loss=self.loss)
+        require_choice(("residual", "mlp", "none", None), head=self.head)
+        require_choice(("hybrid", "multi_similarity", "cosface"), loss=self.loss)
         if self.head in ("residual", "none") and self.projection_dim:
             raise DataError(
                 f"projection_dim is the mlp's, and the head is {self.head!r}; leave one of them out"

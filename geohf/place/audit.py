@@ -62,16 +62,15 @@ def audit(
     gap = np.abs(times[asked] - times[answered])
     same = np.where(np.isnan(gap), sequences[asked] == sequences[answered], gap <= _SAME_DRIVE_NS)
     trained, _ = matches_within_m(points[train], points[queries], radius_m)
-    told = {
-        "self_retrieval": "are in the database themselves, so they find themselves and recall says nothing; use another drive",
-        "same_drive": "have a match in the database that one drive took moments before or after: near-duplicates",
-        "trained_place": f"lie within {radius_m:g} m of an image that was trained on: recall on places that were never seen is lower",
-    }
-    touched = _among(files, queries, database), np.bincount(asking, same, n) > 0, np.diff(trained) > 0
+    alike = (
+        "are in the database themselves, so they find themselves and recall says nothing; use another drive"
+    )
+    moments = "have a match in the database that one drive took moments before or after: near-duplicates"
+    seen = f"lie within {radius_m:g} m of an image that was trained on: recall on places that were never seen is lower"
     return [
-        finding
-        for (kind, what), rows in zip(told.items(), touched, strict=True)
-        for finding in _finding(kind, rows, what, fatal=kind == "self_retrieval")
+        *_finding("self_retrieval", _among(files, queries, database), alike, fatal=True),
+        *_finding("same_drive", np.bincount(asking, same, n) > 0, moments),
+        *_finding("trained_place", np.diff(trained) > 0, seen),
     ]
 
 
@@ -82,23 +81,18 @@ def used_before(
     test: np.ndarray,
     by_content: bool = True,
 ) -> list[Finding]:
-    """What test queries were used for before they are measured, by their files and the content of these.
+    """What test queries were used for before: `trained_on`, and `chosen_on` (they are validation queries, too), if they were.
 
     Args:
         files: see `audit`.
         train, validation, test: rows.
         by_content: whether files are opened; else their paths alone are compared.
-
-    Returns:
-        Of these the kinds that occur: `trained_on`, and `chosen_on` (they are validation queries, too).
     """
-    trained = "are training images themselves: on others recall is lower"
-    chosen = (
-        "are validation queries, too, by which the model is chosen and calibrated: on others it is less good"
-    )
+    trained, chosen = (_among(files, test, known, by_content) for known in (train, validation))
+    by_these = "by which the model is chosen and calibrated: on others it is less good"
     return [
-        *_finding("trained_on", _among(files, test, train, by_content), trained),
-        *_finding("chosen_on", _among(files, test, validation, by_content), chosen),
+        *_finding("trained_on", trained, "are training images themselves: on others recall is lower"),
+        *_finding("chosen_on", chosen, f"are validation queries, too, {by_these}"),
     ]
 
 
@@ -107,11 +101,8 @@ def _among(
 ) -> np.ndarray:
     """(n,) bool: which of some rows hold a picture that one of the others holds."""
     named = [files[row] for row in [*known.tolist(), *asked.tolist()]]
-    contents: list[Any] = (
-        contents_of(named)
-        if by_content
-        else [(file["path"], file["bytes"]) if isinstance(file, dict) else file for file in named]
-    )
+    as_named = ((file["path"], file["bytes"]) if isinstance(file, dict) else file for file in named)
+    contents: list[Any] = contents_of(named) if by_content else list(as_named)
     seen = {*contents[: len(known)]}
     return np.array([content in seen for content in contents[len(known) :]], bool)
 
@@ -130,14 +121,7 @@ def near_duplicates(similarity: np.ndarray) -> list[Finding]:
 def report_leaks(
     findings: Sequence[Finding], strict: bool, advice: str = "--audit off measures all the same"
 ) -> None:
-    """Stop at what is fatal, or with `strict` at anything, and warn of the rest.
-
-    Args:
-        advice: what one may do instead.
-
-    Raises:
-        DataError: the first finding to stop at.
-    """
+    """Stop with DataError and an advice at what is fatal, or with `strict` at anything, and warn of the rest."""
     for finding in findings:
         if finding.fatal or strict:
             raise DataError(f"leak ({finding.kind}): {finding.message}; {advice}")

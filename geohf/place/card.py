@@ -24,19 +24,17 @@ RULE_WORDS = {
     "has_match": "queries with a database image within the threshold",
     "all": "all queries, those without a match as never right",
 }
-STAGE_COLUMNS = ("r1", "r5", "r10", "median_m", "mean_m")
 
 
 def card_data(trainer: GeoPlaceTrainer, evaluation: Evaluation) -> CardData:
     """What the template of the place task asks for, see `model_cards/place.md`."""
     retrieval, details = evaluation.details["retrieval"], evaluation.details
-    heading_deg = trainer.model.config.heading_deg
+    heading_deg, searched = trainer.model.config.heading_deg, len(trainer.database_of(evaluation.dataset))
     facts = trainer.data_facts(evaluation, "queries")
-    counts = facts["counts"]
+    counts = {"train": "streamed"} | facts["counts"]
     queries = " and ".join(f"{count} {name}" for name, count in counts.items() if name != "train")
     facts |= {
-        "rows": f"{counts.get('train', 'streamed')} images to train on, a database of {len(trainer.database_of(evaluation.dataset))}, "
-        f"{queries} queries",
+        "rows": f"{counts['train']} images to train on, a database of {searched}, {queries} queries",
         "interval": f"95 %, bootstrap of {DRAWS} draws over drives, or over stretches of 250 m where they are few",
         "baseline": "frozen backbone",
         "baseline_words": "the same search by the feature of the backbone as it was before training",
@@ -47,21 +45,17 @@ def card_data(trainer: GeoPlaceTrainer, evaluation: Evaluation) -> CardData:
     if None not in sure:
         facts["calibration_error"] = expected_calibration_error(np.array(sure), retrieval.right[:, 0])
     names = ("auc_pr", "full_precision_recall", "risk_coverage", "answered", "answered_precision")
-    facts |= {
-        name: retrieval.values[name] for name in names if math.isfinite(retrieval.values.get(name, math.nan))
-    }
+    values = {name: retrieval.values.get(name, math.nan) for name in names}
+    facts |= {name: value for name, value in values.items() if math.isfinite(value)}
     leaks = facts_of(evaluation.dataset).get("leaks")
     if leaks is not None:
-        leaks = [
-            *(leak["message"] for leak in leaks),
-            *(finding.message for finding in details["duplicates"]),
-        ]
+        leaks = [leak["message"] for leak in leaks] + [finding.message for finding in details["duplicates"]]
     return CardData(
         {f"r{count}": f"Recall@{count}, {retrieval.radius_m:g} m, has_match" for count in (1, 5, 10)},
         facts,
         {
             "recalls": recall_rows(retrieval.values),
-            "stages": trainer.stage_rows(STAGE_COLUMNS),
+            "stages": trainer.stage_rows(("r1", "r5", "r10", "median_m", "mean_m")),
             "kept": trainer.kept,
             "lowered": lowered(trainer.stages),
             "comparison": comparison_rows(trainer.runs),
@@ -75,8 +69,7 @@ def recall_rows(values: Mapping[str, float]) -> list[dict]:
     """A row for every threshold and rule, from names like `recall@5_has_match_25m`."""
     rows: dict[tuple, dict] = {}
     for name, value in values.items():
-        parts = re.fullmatch(r"recall@(\d+)_(\w+)_([\d.]+)m", name)
-        if parts:
-            row = rows.setdefault((parts[3], parts[2]), {"threshold": f"{parts[3]} m", "rule": parts[2]})
-            row[f"R@{parts[1]}"] = value
+        if parts := re.fullmatch(r"recall@(\d+)_(\w+)_([\d.]+)m", name):
+            count, rule, meters = parts.groups()
+            rows.setdefault((meters, rule), {"threshold": f"{meters} m", "rule": rule})[f"R@{count}"] = value
     return [row | {"counted": RULE_WORDS[row["rule"]]} for row in rows.values()]

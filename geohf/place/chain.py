@@ -103,16 +103,14 @@ class Chain:
 
     def _forward(self, orders: np.ndarray, backwards: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """For each frame in turn: (b, c) probabilities of its candidates, (b,) likelihood of it given the earlier."""
-        state = None
-        for t in range(orders.shape[1]):
-            if state is None:
-                expected = np.full(self.likelihood[orders[:, t]].shape, 1 / self.images)
-            else:
-                expected = self._move(orders[:, t - 1], orders[:, t], state, backwards)
-            state = expected * self.likelihood[orders[:, t]]
+        expected = np.full((len(orders), self.columns.shape[1]), 1 / self.images)
+        for t, now in enumerate(orders.T):
+            state = expected * self.likelihood[now]
             scale = state.sum(1)
             state = state / scale[:, None]
             yield state, scale
+            if t + 1 < orders.shape[1]:
+                expected = self._move(now, orders[:, t + 1], state, backwards)
 
     def _move(self, before: np.ndarray, now: np.ndarray, state: np.ndarray, backwards: bool) -> np.ndarray:
         """(b, c) what arrives at the candidates of the frames `now` from (b, c) `state` at those of `before`."""

@@ -38,14 +38,12 @@ class Choice:
     `trainer.stages` gets the numbers of each. A later candidate wins only where it is better.
 
     Args:
-        trainer: searches for its `eval_dataset`; its `whitening_dim` is the length of the whitened descriptors: None
-            keeps the length, 0 whitens none, and any other length admits whitened candidates alone. So does its model's
-            `truncate_dim` with those that are cut, or whitened to a length that was asked for.
+        trainer: searches for its `eval_dataset`. A `whitening_dim` that it asks for admits whitened candidates alone, 0
+            none of them, and its model's `truncate_dim` those that are cut, or whitened to a length that was asked for.
     """
 
     def __init__(self, trainer: GeoPlaceTrainer):
         self.trainer = trainer
-        self.candidates: list[Candidate] = []
         self.best: Candidate | None = None
 
     def offer(self, name: str) -> None:
@@ -63,19 +61,14 @@ class Choice:
         trainer = self.trainer
         queries, asked = trainer.eval_dataset, trainer.whitening_dim
         parts = [outputs(rows) for rows in (trainer.database_of(queries), queries)]
-        cut, whitened = (
-            head.config.truncate_dim == trainer.model.config.truncate_dim,
-            head.config.whitening_dim,
-        )
-        self._note(name, head, parts, eligible=(cut and not asked) or whitened is not None)
-        if asked == 0 or head.config.whitening_dim is not None:
+        cut = head.config.truncate_dim == trainer.model.config.truncate_dim
+        whitened = head.config.whitening_dim is not None
+        self._note(name, head, parts, (cut and not asked) or whitened)
+        if asked == 0 or whitened:
             return
         train = outputs(trainer.train_dataset)
-        if (
-            train.shape[1] > LONGEST_WHITENED
-            if asked is None
-            else name == "frozen" and asked > train.shape[1]
-        ):
+        size = train.shape[1]
+        if size > LONGEST_WHITENED if asked is None else name == "frozen" and asked > size:
             return
         head = copy.deepcopy(head)
         head.fit_whitening(train, asked)
@@ -90,14 +83,11 @@ class Choice:
         take_head(trainer.model, best.head)
         return best
 
-    def _note(self, name: str, head: PlaceHead, parts: list, eligible: bool = True) -> None:
+    def _note(self, name: str, head: PlaceHead, parts: list, eligible: bool) -> None:
         trainer = self.trainer
-        values = trainer.search(trainer.eval_dataset, *parts).values
-        trainer.stages[name] = values
-        candidate = Candidate(name, head, values, not trainer.frozen)
-        self.candidates.append(candidate)
+        trainer.stages[name] = values = trainer.search(trainer.eval_dataset, *parts).values
         if eligible and (self.best is None or self._rank(values) > self._rank(self.best.values)):
-            self.best = candidate
+            self.best = Candidate(name, head, values, not trainer.frozen)
 
     def _rank(self, values: Mapping[str, float]) -> tuple[float, ...]:
         return score(values, self.trainer), *(values[name] for name in ("r1", "r5", "r10") if name in values)
@@ -131,10 +121,6 @@ def take_head(model: GeoPlaceModel, head: PlaceHead) -> None:
 
 def lowered(stages: Mapping[str, Mapping[str, float]]) -> list[str]:
     """The stages of a training whose recall@1 on validation queries is below the frozen backbone's."""
-    if "frozen" not in stages:
-        return []
-    return [
-        name
-        for name in ("trained", "fine-tuned")
-        if name in stages and stages[name]["r1"] < stages["frozen"]["r1"]
-    ]
+    recalls = {name: values["r1"] for name, values in stages.items()}
+    frozen = recalls.get("frozen", -math.inf)
+    return [name for name in ("trained", "fine-tuned") if recalls.get(name, math.inf) < frozen]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +30,8 @@ from geohf.place.file_names import PLANAR, points_in
 if TYPE_CHECKING:
     import pandas as pd
 
+logger = logging.getLogger(__name__)
+
 EAST_COLUMNS = ("utm_east", "easting", "east", "utm1")
 NORTH_COLUMNS = ("utm_north", "northing", "north", "utm2")
 ZONE_COLUMNS = ("utm_zone", "zone", "utmzone", "zone_number")
@@ -39,6 +40,8 @@ HEADINGS = (*HEADING_COLUMNS, "compass_angle", "ca")
 SEQUENCE_COLUMNS = ("sequence", "sequence_id", "sequence_key", "drive")
 CAMERA_COLUMNS = ("camera_id", "camera")
 TIME_COLUMNS = ("t_nsec", "timestamp_ns", "timestamp", "captured_at", "time", "datetime")
+PANORAMA_COLUMN, FRAME_COLUMN, KEY_COLUMN = "pano", "frame_number", "key"
+KEY_FILE, SEQUENCES_OF_KEYS = "images/{}.jpg", "seq_info.csv"
 NUMBERS = (*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *EAST_COLUMNS, *NORTH_COLUMNS, *HEADINGS)
 
 
@@ -62,8 +65,18 @@ def points_of_table(table: pd.DataFrame, path: Path, utm: str | None, errors: Ro
             f"{path}: needs the columns 'lat' and 'lon', or 'utm_east' and 'utm_north'; the columns are: "
             f"{', '.join(table.columns)}"
         )
-    zones, lines = _zones(table, utm, path), table.index.tolist()
-    return _degrees_of_utm(table[columns].to_numpy(np.float64), zones, lines, path, errors)
+    east_north, lines = table[columns].to_numpy(np.float64), table.index.tolist()
+    zones = _zones(table, utm, path)
+    points, each = np.full(east_north.shape, math.nan), np.array(zones)
+    for zone in dict.fromkeys(zones):
+        rows = np.flatnonzero(each == zone)
+        try:
+            points[rows], reasons = points_in(zone, east_north[rows])
+        except DataError as error:
+            reasons = dict.fromkeys(range(len(rows)), str(error))
+        for position, reason in reasons.items():
+            errors.add(path, lines[rows[position]], reason)
+    return points
 
 
 def _zones(table: pd.DataFrame, utm: str | None, path: Path) -> list[str]:
@@ -74,37 +87,13 @@ def _zones(table: pd.DataFrame, utm: str | None, path: Path) -> list[str]:
             raise DataError(f"{path}: UTM coordinates need a zone: a column 'utm_zone', or --utm '54 north'")
         return [utm] * len(table)
     letter = find_column(table.columns, LETTER_COLUMNS)
-    sides = (
-        [text_of(cell) or "" for cell in table[letter]]
-        if letter
-        else [side_of(None if utm == PLANAR else utm)] * len(table)
-    )
-    if letter and letter.lower() == "hemisphere":  # S is south there, and no band
-        sides = [{"N": "north", "S": "south"}.get(side[:1].upper(), side) for side in sides]
+    if letter is None:
+        sides = [side_of(None if utm == PLANAR else utm)] * len(table)
+    else:
+        sides = [text_of(cell) or "" for cell in table[letter]]
+        if letter.lower() == "hemisphere":  # S is south there, and no band
+            sides = [{"N": "north", "S": "south"}.get(side[:1].upper(), side) for side in sides]
     return [zone_with(text_of(cell) or "", side) for cell, side in zip(table[column], sides, strict=True)]
-
-
-def _degrees_of_utm(
-    east_north: np.ndarray, zones: Sequence[str], lines: Sequence[int], path: Path, errors: RowErrors
-) -> np.ndarray:
-    """(n, 2) degrees of UTM coordinates with a zone each; rows that cannot lie in theirs become NaN and are noted."""
-    points = np.full(east_north.shape, math.nan)
-    for zone in dict.fromkeys(zones):
-        rows = np.flatnonzero([other == zone for other in zones])
-        try:
-            points[rows], reasons = points_in(zone, east_north[rows])
-        except DataError as error:
-            reasons = dict.fromkeys(range(len(rows)), str(error))
-        for position, reason in reasons.items():
-            errors.add(path, lines[rows[position]], reason)
-    return points
-
-
-logger = logging.getLogger(__name__)
-
-PANORAMA_COLUMN = "pano"
-KEY_COLUMN, KEY_FILE, SEQUENCES_OF_KEYS = "key", "images/{}.jpg", "seq_info.csv"
-FRAME_COLUMN = "frame_number"
 
 
 def without_panoramas(table: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -142,8 +131,5 @@ def with_files_of_keys(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 @lru_cache(maxsize=1)  # chunk after chunk of one table asks for it
 def _sequences_of_keys(info: Path, changed_ns: int) -> pd.DataFrame:
-    return (
-        read_table(info, required=(KEY_COLUMN, "sequence_key"))
-        .drop_duplicates(KEY_COLUMN)
-        .set_index(KEY_COLUMN)
-    )
+    table = read_table(info, required=(KEY_COLUMN, "sequence_key"))
+    return table.drop_duplicates(KEY_COLUMN).set_index(KEY_COLUMN)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.metrics.selective import threshold_for_precision
 
@@ -69,7 +68,7 @@ def certainty(similarity, points, config: GeoPlaceConfig | None) -> np.ndarray:
 
     Args:
         similarity, points: see `evidence`.
-        config: of the model: `negative_m` and `confidence_weights`; None: it was fitted on no such cosines.
+        config: of the model; None: its confidence was fitted on no such cosines.
     """
     if config is None:
         return similarity[:, 0]
@@ -83,8 +82,8 @@ def calibrate(
     """Fit the config's confidence and, for a precision, the confidence below which the model abstains.
 
     Args:
-        evidence_, right: see `fit_confidence`; of validation queries.
-        precision: how many of the answers are to be right; None: as the config says already, if it does.
+        evidence_, right: of validation queries, see `fit_confidence`.
+        precision: share of answers to be right; None: as the config says already, if it does.
     """
     config.abstain_below = None
     config.confidence_weights = fit_confidence(evidence_, right)
@@ -109,11 +108,7 @@ def calibrate(
 
 
 def forget_confidence(config: GeoPlaceConfig, change: str) -> None:
-    """Take the fitted confidence, its threshold, and the gate of verification off a model whose descriptors are others now, with a warning.
-
-    Args:
-        change: what was done to the descriptors.
-    """
+    """Take what was fitted on descriptors off a model whose descriptors are others after a `change`, with a warning."""
     fitted = {"confidence": config.confidence_weights, "gate of verification": config.verify_below}
     lost = " and ".join(f"the {name}" for name, value in fitted.items() if value is not None)
     config.verify_below = config.abstain_below = config.confidence_weights = None
@@ -121,14 +116,3 @@ def forget_confidence(config: GeoPlaceConfig, change: str) -> None:
         logger.warning(
             "%s: what was fitted before is forgotten, %s; validation queries fit it anew", change, lost
         )
-
-
-def check_precision(abstain: float | None) -> float | None:
-    """The precision, refused where it is none.
-
-    Raises:
-        DataError: not above 0 and at most 1.
-    """
-    if abstain is not None and not 0 < abstain <= 1:
-        raise DataError(f"abstain must be a precision above 0 and at most 1, got {abstain}")
-    return abstain

@@ -41,41 +41,32 @@ class GeoPlaceConfig(GeoConfig):
         gem_dim: length of what the pooling `gem_linear` gives.
         mix_depth, mix_channels, mix_rows: of MixVPR: feature mixers, and the two sides of what it gives.
         clusters: of `salad`, `netvlad` and `supervlad`.
-        cluster_dim, token_dim, salad_linear_dim: of `salad`: lengths of what a cluster sums, of what is taken of the
-            class token, and of what MegaLoc's last layer gives; None for no such layer.
+        cluster_dim, token_dim, salad_linear_dim: of `salad`: lengths of what a cluster sums, of what is taken of the class
+            token, and of what MegaLoc's last layer gives; None for no such layer.
         salad_attention: of `salad`: the class token's attention to a patch scores its bin, as in FoL.
-        boq_channels, boq_queries, boq_blocks, boq_rows: of `boq`: channels inside, queries of a block, blocks, and
-            rows that their answers are mixed to.
-        standardize: whether `mixvpr`, `salad`, `boq` and the `mlp` take features of mean 0 and variance 1, by the
-            training images.
+        boq_channels, boq_queries, boq_blocks, boq_rows: channels inside `boq`, queries of a block, blocks, rows it gives.
+        standardize: `mixvpr`, `salad`, `boq` and `mlp` take features of mean 0 and variance 1, by the training images.
         head: what projects the pooled feature: `mlp`, the reference implementation's (none where `projection_dim` is
             None), or `residual`, which begins as the feature itself.
-        projection_dim: length of the descriptor behind the `mlp`; None for no projection.
-        dropout: in the `mlp`.
+        projection_dim, dropout: of the `mlp`: length of the descriptor behind it; None for no projection.
         truncate_dim: numbers of the projected descriptor that are kept, its first ones; None: all. A trained model is cut by
             `from_pretrained(..., truncate_dim=128)`.
-        matryoshka_dims: lengths that the loss is also taken of, each of the descriptor's first numbers, so that it may be
-            cut there; None: of the whole alone.
+        matryoshka_dims: the loss is also taken of this many first numbers, so that descriptors may be cut there.
         whitening_dim: length of the descriptor behind PCA whitening; None for none.
-        positive_m, negative_m: pairs up to `positive_m` apart are the same place, pairs beyond `negative_m` are
-            not, and what lies between counts for neither.
-        heading_deg: pairs of the same place must also look the same way within so many degrees, where their
-            headings are known; None: headings do not matter. Classes of `cosface` are an even number
-            of sectors, as near to this width as that allows.
+        positive_m, negative_m: pairs up to `positive_m` apart are the same place, pairs beyond `negative_m` are not.
+        heading_deg: pairs of the same place look the same way within so many degrees, where that is known; None: headings
+            do not matter. Classes of `cosface` are an even number of sectors, as near to this width as that allows.
         cell_m: side of the cells that are the classes of `cosface`.
-        loss: `hybrid`, the weighted sum of InfoNCE and the triplet loss, `multi_similarity`, or `cosface`, see
-            `geohf.place.losses`.
+        loss: `hybrid`, the sum of InfoNCE and the triplet loss, `multi_similarity` or `cosface`, see `geohf.place.losses`.
         contrastive_weight, triplet_weight: of the parts of `hybrid`.
         temperature: of the contrastive loss.
-        margin: of the triplet loss.
-        mining: which negatives the triplet loss takes: `batch_hard`, `semi_hard` or `half_hard`.
-        hard_share: share of hard negatives in `half_hard`.
+        margin, mining, hard_share: of the triplet loss, see `geohf.place.losses.triplet`.
         confidence_m: an answer is right within so many meters.
-        confidence_weights: of similarity, gap and one, from which the confidence is computed; None where there
-            were too few queries to fit them, see `geohf.place.confidence`.
+        confidence_weights: of similarity, gap and one, for the confidence; None where too few queries were there to fit
+            them, see `geohf.place.confidence`.
         abstain_precision, abstain_below: the model abstains where its confidence is below `abstain_below`, which was
             chosen for a precision of `abstain_precision` on validation queries; None: it always answers.
-        verify_below: answers are verified by local features where the best one is ahead of those from elsewhere by less, see
+        verify_below: answers are verified where the best one is ahead of those from elsewhere by less, see
             `geohf.place.verification`, chosen on validation queries; 0: never; None: it was not chosen, and all are.
     """
 
@@ -182,9 +173,7 @@ class GeoPlaceConfig(GeoConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As in transformers; what is given beside the dict is checked, too.
-
-        Descriptors that are cut to another length lose the confidence that was fitted on them.
+        """As in transformers, with checks; descriptors that are cut to another length lose their confidence.
 
         Raises:
             DataError: settings that do not go together, or descriptors to cut that are whitened.

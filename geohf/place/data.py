@@ -52,12 +52,11 @@ class PlaceData(TaskData):
 def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) -> PlaceData:
     """Load the tables that the options name, give each image its part, and look for leaks.
 
-    With tables of queries the database is the training tables, as the reference implementation has it, unless it is
-    given too. Without them whole blocks of the training drives are held out: their images of the first drive stay in
-    the database, together with the rest of that drive, and those of the other drives ask. Nothing within
-    `negative_m` of a held-out image is trained on. Queries to choose by, where none are given, are held out likewise;
-    with tables of test queries they are searched in the training drives, and of a single drive every second held-out
-    image asks for the others.
+    With tables of queries the database is the training tables, as the reference implementation has it, unless it is given
+    too. Without them whole blocks of the training drives are held out: the whole first drive is the database, and the
+    held-out images of the others ask. Nothing within `negative_m` of a held-out image is trained on. Queries to choose by,
+    where none are given, are held out likewise; with tables of test queries they are searched in the training drives, and
+    of a single drive every second held-out image asks for the others.
 
     Args:
         args: of the training: the seed of the split, and where the painted sample goes; the defaults where None.
@@ -71,7 +70,8 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
     """
     args = args or PlaceTrainingArguments()
     options.require_places(args)
-    sources = expand({name: _listed_sources(getattr(options, f"{name}_csv")) for name in PARTS})
+    given = {name: getattr(options, f"{name}_csv") or [] for name in PARTS}
+    sources = expand({name: [s] if isinstance(s, (str, Path)) else list(s) for name, s in given.items()})
     if not sources["train"]:
         folder = Path(args.output_dir).parent / "place-sample"
         with args.main_process_first(desc="writing the sample"):
@@ -89,9 +89,8 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
     elif not sources["val"] and options.validation_share:
         rows, more = _hold_out_validation(images, rows, options, args.seed)
         how += more
-    findings = _audit(images, rows, options)
-    parts_used = rows["train"], rows["val"], rows["test"]
-    used = used_before(files_of(images), *parts_used, by_content=findings is not None)
+    findings, asked = _audit(images, rows, options), (rows["train"], rows["val"], rows["test"])
+    used = used_before(files_of(images), *asked, by_content=findings is not None)
     if findings is not None:
         report_leaks(used, strict=options.audit == "strict")
         findings += used
@@ -172,8 +171,7 @@ def _hold_out(
         raise DataError(
             f"{_words(sources['train'])}: is a single drive; a second one has to ask, or give --test_csv"
         )
-    given = len(rows["val"]) > 0
-    shares = {"test": options.test_share, "validation": 0.0 if given else options.validation_share}
+    shares = {"test": options.test_share, "validation": 0.0 if len(rows["val"]) else options.validation_share}
     splits = _blocks(points_of(images)[everything], shares, options, seed)
     first = sequences == drives[0]
     queries = {name: everything[part][~first[everything[part]]] for name, part in splits.items()}
@@ -183,13 +181,8 @@ def _hold_out(
             "shares, another --seed or --test_csv"
         )
     database = rows["database"] if sources["database"] else everything[first[everything]]
-    parts = {
-        "train": everything[splits["train"]],
-        "val": queries.get("validation", rows["val"]),
-        "test": queries["test"],
-        "database": database,
-        "validation_database": database,
-    }
+    parts = {"train": everything[splits["train"]], "val": queries.get("validation", rows["val"])}
+    parts |= {"test": queries["test"], "database": database, "validation_database": database}
     return parts, (
         f"whole blocks of {options.block_m:g} m held out, {options.negative_m:g} m kept clear of them in training; "
         f"queries from {', '.join(drives[1:])}, database: the whole drive {drives[0]}"
@@ -222,8 +215,7 @@ def _hold_out_validation(
     except DataError as error:
         logger.warning("no validation queries to choose by: %s; or give --val_csv", error)
         return rows, ""
-    held = splits["validation"]
-    single = bool(first.all())
+    held, single = splits["validation"], bool(first.all())
     asking = held[1::2] if single else held[~first[held]]
     database = np.setdiff1d(np.arange(len(everything)), asking) if single else np.flatnonzero(first)
     matched = len(asking) and matches_within_m(points[database], points[asking], options.radii_m[0])[1].size
@@ -233,11 +225,8 @@ def _hold_out_validation(
             "give --val_csv"
         )
         return rows, ""
-    parts = {
-        "train": everything[splits["train"]],
-        "val": everything[asking],
-        "validation_database": everything[database],
-    }
+    parts = {"train": splits["train"], "val": asking, "validation_database": database}
+    parts = {name: everything[part] for name, part in parts.items()}
     drives = (
         "every second image of them asks for the rest" if single else "all but the first drive ask for it"
     )
@@ -257,23 +246,17 @@ def _audit(images: Dataset, rows: dict[str, np.ndarray], options: PlaceArguments
     def look(database: np.ndarray, queries: np.ndarray):
         return audit(files, points, sequences, times_ns, rows["train"], database, queries, options.radii_m[0])
 
-    if np.array_equal(rows["validation_database"], rows["database"]):
-        findings = look(rows["database"], np.concatenate([rows["val"], rows["test"]]))
-        report_leaks(findings, strict=options.audit == "strict")
-        return findings
-    findings = look(rows["database"], rows["test"])
+    apart = not np.array_equal(rows["validation_database"], rows["database"])
+    asked = rows["test"] if apart else np.concatenate([rows["val"], rows["test"]])
+    findings = look(rows["database"], asked)
     report_leaks(findings, strict=options.audit == "strict")
     # what was held out of the user's own drives is theirs to know, and nothing to stop at
-    chosen = look(rows["validation_database"], rows["val"])
     chosen = [
-        replace(finding, message=f"of validation: {finding.message}", fatal=False) for finding in chosen
+        replace(finding, message=f"of validation: {finding.message}", fatal=False)
+        for finding in (look(rows["validation_database"], rows["val"]) if apart else ())
     ]
     report_leaks(chosen, strict=False)
     return findings + chosen
-
-
-def _listed_sources(sources) -> list:
-    return [sources] if isinstance(sources, (str, Path)) else list(sources or [])
 
 
 def _words(sources: Sequence) -> str:

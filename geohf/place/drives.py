@@ -9,9 +9,9 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -41,7 +41,8 @@ from geohf.place.columns import (
     with_files_of_keys,
     without_panoramas,
 )
-from geohf.place.file_names import carries_point, point_of_name
+from geohf.place.file_names import point_of_name
+from geohf.place.sequences import in_order
 from geohf.vision.checks import broken_images, check_images
 from geohf.vision.exif import exif_position
 from geohf.vision.files import image_files
@@ -76,11 +77,10 @@ def load_drives(
     Args:
         sources: each one a `poses.csv` (its images lie below the folder above its own), a CSV or Parquet table with
             a file column and `lat`, `lon` or UTM columns (`utm_east`, `utm_north`, perhaps `utm_zone`) and perhaps
-            `heading`, `sequence`, `camera_id`, `t_nsec` (see `geohf.data.times.time_ns`; a time that cannot be read
-            is left out, with a warning); a table of MSLS, whose `key` names `images/KEY.jpg` and
-            whose sequences stand in `seq_info.csv` beside it; or a folder of photographs whose names carry
-            coordinates (`@utm_east@utm_north@...`, or as GSV-Cities has them) or whose EXIF does. Every source is a sequence, unless a table
-            says otherwise.
+            `heading`, `sequence`, `camera_id`, `t_nsec` (see `geohf.data.times.time_ns`; one that cannot be read is left
+            out, with a warning); a table of MSLS, whose `key` names `images/KEY.jpg` and whose sequences stand in
+            `seq_info.csv` beside it; or a folder of photographs whose names (`@utm_east@utm_north@...`, or GSV-Cities')
+            or EXIF carry coordinates. Every source is a sequence, unless a table says otherwise.
         camera_id: take only the rows of this camera.
         utm: the zone of UTM coordinates that come without one, see `geohf.geo.utm.utm_zone`.
         on_error: `raise` stops at rows that cannot be used, `skip` leaves them out.
@@ -90,8 +90,8 @@ def load_drives(
         (a dataset with the columns of `drive_features`, in the sources' order; the rows left out).
 
     Raises:
-        DataError: names file and row of: a missing column, a missing or broken image, an image outside its folder, a
-            position that is not a number, out of range, swapped or not in its UTM zone; a camera_id that no row of a source has.
+        DataError: names file and row of: a missing column, a missing or broken image, one outside its folder, a position
+            that is no number, out of range, swapped or not in its UTM zone; a camera_id that no row of a source has.
     """
     from datasets import Dataset
 
@@ -130,17 +130,9 @@ def drive_features() -> Features:
     """The columns of a dataset of drives: the image, degrees, the heading clockwise from north, drive and time."""
     from datasets import Features, Image, Value
 
-    return Features(
-        {
-            "image": Image(decode=False),
-            "latitude": Value("float64"),
-            "longitude": Value("float64"),
-            "heading": Value("float64"),
-            "sequence": Value("string"),
-            "camera": Value("string"),
-            "time_ns": Value("int64"),
-        }
-    )
+    kinds = dict.fromkeys(("latitude", "longitude", "heading"), "float64")
+    kinds |= {"sequence": "string", "camera": "string", "time_ns": "int64"}
+    return Features({"image": Image(decode=False)} | {name: Value(kind) for name, kind in kinds.items()})
 
 
 def headings_of(dataset: Dataset) -> np.ndarray:
@@ -171,15 +163,26 @@ def drives_of(images: Dataset) -> list[str]:
     return [drive_of(*row) for row in zip(images["sequence"][:], images["camera"][:], strict=True)]
 
 
-def names_of_sources(sources: Sequence[str | os.PathLike]) -> list[str]:
-    """A short name for the drive of each source: of a table called poses.csv, the folder that it lies in.
+def by_time(images: Dataset) -> tuple[Dataset, np.ndarray, np.ndarray]:
+    """The images in the order of time within their drives, and the drive and part of each, see `in_order`."""
+    rows, drives, parts = in_order(drives_of(images), images["time_ns"][:])
+    return images.select(rows), drives, parts
 
-    Sources of one name get those of the folders above, too; one file has one name, however its path is written. Names
-    are told apart among the sources given: give all of a run.
-    """
+
+def names_of_sources(sources: Sequence[str | os.PathLike]) -> list[str]:
+    """A short name for each source's drive, see `told_apart`: of a poses.csv that of its folder. Give all sources of a run."""
     paths = [Path(source).resolve() for source in sources]
-    known = {path: _name_parts(path) for path in paths}
-    names: dict[Path, str] = {}
+    names = told_apart({path: _name_parts(path) for path in paths})
+    return [names[path] for path in paths]
+
+
+def told_apart(known: Mapping[Any, Sequence[str]]) -> dict[Any, str]:
+    """What paths of these parts are called: by as few of their last parts as tell them apart.
+
+    >>> told_apart({1: ("a", "place"), 2: ("b", "place"), 3: ("b", "other")})
+    {3: 'other', 1: 'a/place', 2: 'b/place'}
+    """
+    names: dict[Any, str] = {}
     length = 1
     while len(names) < len(known):
         short = {path: "/".join(parts[-length:]) for path, parts in known.items() if path not in names}
@@ -188,7 +191,7 @@ def names_of_sources(sources: Sequence[str | os.PathLike]) -> list[str]:
             if count[name] == 1 or length >= len(known[path]):
                 names[path] = name if count[name] == 1 else str(path)
         length += 1
-    return [names[path] for path in paths]
+    return names
 
 
 def _name_parts(path: Path) -> tuple[str, ...]:
@@ -211,11 +214,9 @@ def rows_of_table(
     file_column = find_column(table.columns, FILE_COLUMNS, path)
     points = points_of_table(table, path, utm, errors) if placed else np.full((len(table), 2), math.nan)
     folder = _image_folder(path, file_name(table[file_column].iloc[0]) or "")
-    columns = {
-        key: find_column(table.columns, names)
-        for key, names in (("sequence", SEQUENCE_COLUMNS), ("camera", CAMERA_COLUMNS), ("time", TIME_COLUMNS))
-    }
-    cells = {key: table[column].tolist() for key, column in columns.items() if column}
+    wanted = {"sequence": SEQUENCE_COLUMNS, "camera": CAMERA_COLUMNS, "time": TIME_COLUMNS}
+    columns = {key: find_column(table.columns, names) for key, names in wanted.items()}
+    cells: dict[str, Any] = {key: column and table[column].tolist() for key, column in columns.items()}
     headings = heading_cells(table, path, HEADINGS)
     rows, untold = [], []
     for position, cell in enumerate(table[file_column]):
@@ -225,33 +226,21 @@ def rows_of_table(
         except DataError as error:
             errors.add(path, line, str(error))
             continue
-        time = None
-        if "time" in cells:
-            try:
-                time = time_ns(cells["time"][position])
-            except DataError as error:  # only the audit and intervals ask for it
-                untold.append(f"row {line}: {error}")
-        rows.append(
-            _Row(
-                image,
-                float(points[position, 0]),
-                float(points[position, 1]),
-                headings[position] if headings else math.nan,
-                (label_of(cells["sequence"][position]) if "sequence" in cells else None) or name,
-                label_of(cells["camera"][position]) if "camera" in cells else None,
-                time,
-                (path, line),
-            )
-        )
+        try:
+            time = cells["time"] and time_ns(cells["time"][position])
+        except DataError as error:  # only the audit and intervals ask for it
+            time = None
+            untold.append(f"row {line}: {error}")
+        heading = headings[position] if headings else math.nan
+        sequence, camera = (cells[key] and label_of(cells[key][position]) for key in ("sequence", "camera"))
+        latitude, longitude = points[position].tolist()
+        where = path, line
+        rows.append(_Row(image, latitude, longitude, heading, sequence or name, camera, time, where))
     if untold:
         logger.warning(
             "%s: %d of %d times in the column %s cannot be read and are left out (%s): these images' drives are told "
             "by name alone",
-            path,
-            len(untold),
-            len(table),
-            columns["time"],
-            untold[0],
+            *(path, len(untold), len(table), columns["time"], untold[0]),
         )
     return rows
 
@@ -267,15 +256,14 @@ def _rows_of_folder(folder: Path, name: str, utm: str | None, errors: RowErrors)
     for path in image_files(folder):
         relative = str(path.relative_to(folder))
         try:
-            position = point_of_name(path.name, utm) if carries_point(path.name) else exif_position(path)
+            position = point_of_name(path.name, utm) or exif_position(path)
         except DataError as error:
             errors.add(folder, relative, str(error))
             continue
         if position is None:
             lacking.append(path)
-        else:
-            image = {"path": str(path), "bytes": None}
-            rows.append(_Row(image, *position, name, None, None, (folder, relative)))
+            continue
+        rows.append(_Row({"path": str(path), "bytes": None}, *position, name, None, None, (folder, relative)))
     broken = check_images(lacking)
     for path in lacking:
         reason = "its name and its EXIF carry no position; give a table with image, lat and lon"
@@ -294,8 +282,8 @@ def usable_rows(rows: list[_Row], errors: RowErrors) -> list[_Row]:
     good = [i for i in range(len(rows)) if i not in bad]
     bad |= {good[at]: reason for at, reason in broken_images([rows[i].image for i in good]).items()}
     for i, reason in sorted(bad.items()):
-        if (str(rows[i].where[0]), rows[i].where[1]) not in noted:
-            source, line = rows[i].where
+        source, line = rows[i].where
+        if (str(source), line) not in noted:
             errors.add(source, line, reason)
     usable = [row for i, row in enumerate(rows) if i not in bad]
     _tell_of_several_positions(usable)

@@ -39,13 +39,13 @@ def encode_rows(
     What `signs` and `dims` take from the descriptors, their mean and axes, is that of 4096 images from all over.
 
     Args:
-        samples: n of them, in order and by number.
+        samples: in order and by number.
         storage, dims: see `PlaceIndex`.
 
     Raises:
         DataError: no sample, one that cannot be opened, an unknown storage.
     """
-    check_storage(storage)
+    kind = check_storage(storage)
     if not len(samples):
         raise DataError("there are no images to index")
     learned = len(samples) > _BLOCK and (storage == "signs" or dims is not None)
@@ -53,7 +53,7 @@ def encode_rows(
     shown = [samples[row] for row in spread] if learned else list(islice(iter(samples), _BLOCK))
     first = unit_descriptors(model.encode(shown, batch_size=batch_size))
     axes = None if dims is None else principal_axes(first, dims)
-    rows = check_storage(storage).of(project(first, axes))
+    rows = kind.of(project(first, axes))
     if learned:
         rows = rows.select(np.arange(0))
     for block in _blocks(samples, 0 if learned else _BLOCK):

@@ -18,7 +18,7 @@ from geohf.io import natural_key
 from geohf.place.answers import answers_searched
 from geohf.place.audit import audit, report_leaks
 from geohf.place.confidence import certainty
-from geohf.place.drives import drives_of, files_of, load_drives
+from geohf.place.drives import by_time, drives_of, files_of, load_drives
 from geohf.place.file_names import PLANAR
 from geohf.place.index import PlaceIndex
 from geohf.place.metrics import RECALLS, RULES, place_metrics, selective_metrics
@@ -61,12 +61,10 @@ def evaluate_place(
     rule = rule or ("all" if benchmark else "has_match")
     counts = recalls_of(benchmark, recalls, RECALLS)
     database, asking = _load_sets(data, utm, on_error)
-    rows, _, drives = in_order(np.arange(len(database)), drives_of(database), database["time_ns"][:])
-    database = database.select(rows)
+    database, drives, _ = by_time(database)
     files, points = files_of(database), points_of(database)
-    names = [str(row) for row in rows]
     described = model.encode(files, batch_size)
-    index = PlaceIndex(described, points, names, model.fingerprint(), drives.tolist())
+    index = PlaceIndex(described, points, [""] * len(files), model.fingerprint(), drives.tolist())
     # the confidence was fitted where frames answer alone
     fitted = model.config if center == "none" and method is None and not verify else None
     if verify:
@@ -74,10 +72,8 @@ def evaluate_place(
     metrics: dict[str, float] = {}
     for name, queries in asking.items():
         check_sizes(benchmark, len(database), len(queries))
-        rows, asking_drives, parts = in_order(
-            np.arange(len(queries)), drives_of(queries), queries["time_ns"][:]
-        )
-        queries = queries.select(rows)
+        queries, asking_drives, parts = by_time(queries)
+        asked = points_of(queries)
         _look_for_leaks(database, queries, radius_m)
         descriptors = model.encode(files_of(queries), batch_size)
         most = max(answers_searched(max(counts), len(index)), min(verify, len(index)))
@@ -87,8 +83,8 @@ def evaluate_place(
             maps = partial(maps_of_files, model, files_of(queries), batch_size)
             similarity, ranked = verified(similarity, ranked, index.local, maps, doubtful, verify)
             metrics[f"{name}verified"] = len(doubtful)
-        values = place_metrics(ranked, points, points_of(queries), [radius_m], counts)
-        right = great_circle_m(points[ranked[:, 0]], points_of(queries)) <= radius_m
+        values = place_metrics(ranked, points, asked, [radius_m], counts)
+        right = great_circle_m(points[ranked[:, 0]], asked) <= radius_m
         sure, matched = certainty(similarity, points[ranked], fitted), int(values["queries_with_match"])
         values |= selective_metrics(sure, right, matched, None if fitted is None else fitted.abstain_below)
         values |= {f"r{n}": values[f"recall@{n}_{rule}_{radius_m:g}m"] for n in counts}
@@ -127,13 +123,12 @@ def _load_sets(data: str | os.PathLike, utm: str | None, on_error: str) -> tuple
 
 
 def _look_for_leaks(database: Dataset, queries: Dataset, radius_m: float) -> None:
-    files, points, sequences, times_ns = (
-        [*of(database), *of(queries)]
-        for of in (files_of, points_of, lambda part: part["sequence"][:], lambda part: part["time_ns"][:])
-    )
-    rows = np.arange(len(files))
+    from datasets import concatenate_datasets
+
+    images = concatenate_datasets([database, queries])
+    rows, sequences = np.arange(len(images)), np.array(images["sequence"][:])
     parts = rows[:0], rows[: len(database)], rows[len(database) :]
-    findings = audit(files, np.array(points), np.array(sequences), times_ns, *parts, radius_m)
+    findings = audit(files_of(images), points_of(images), sequences, images["time_ns"][:], *parts, radius_m)
     report_leaks(findings, strict=False, advice="or leave these out of one of them")
 
 
@@ -168,23 +163,19 @@ def drive_recalls(
     center: Center = "none",
     method: Method | None = None,
 ) -> dict[str, float]:
-    """Recall where the frames of a drive answer together.
+    """`drive_r1`, `drive_r5`, ...: recall where the frames of a drive answer together.
 
     Args:
         descriptors: (m, d) of the database and (q, d) of the queries.
         images: the database and the queries, as datasets of drives.
-        radius_m: meters within which an answer is right.
+        radius_m: an answer is right within so many meters; queries with a database image there count.
         center, method: see `rank`.
-
-    Returns:
-        `drive_r1`, `drive_r5`, ... of the queries with a database image within the radius.
     """
-    ordered, drives, parts = zip(
-        *(in_order(np.arange(len(part)), drives_of(part), part["time_ns"][:]) for part in images), strict=True
+    (base_rows, _, base_parts), (rows, drives, parts) = (
+        in_order(drives_of(part), part["time_ns"][:]) for part in images
     )
-    database, queries = (points_of(part)[rows] for part, rows in zip(images, ordered, strict=True))
-    base, asked = (part[rows] for part, rows in zip(descriptors, ordered, strict=True))
-    index = PlaceIndex(base, database, [""] * len(base), "", parts[0].tolist())
-    ranked = rank(index, asked, drives[1], parts[1], center, method)[1]
+    database, queries = points_of(images[0])[base_rows], points_of(images[1])[rows]
+    index = PlaceIndex(descriptors[0][base_rows], database, [""] * len(database), "", base_parts.tolist())
+    ranked = rank(index, descriptors[1][rows], drives, parts, center, method)[1]
     values = place_metrics(ranked, database, queries, [radius_m], RECALLS)
     return {f"drive_r{n}": values[f"r{n}"] for n in RECALLS}

@@ -22,26 +22,18 @@ _DEGREES = r"(-?\d+\.\d+)"
 _GSV_CITIES = re.compile(rf".+?_\d{{5,}}_\d{{4}}_\d{{2}}_(-?\d+)_{_DEGREES}_{_DEGREES}_.+")
 
 
-def carries_point(name: str) -> bool:
-    """Whether a file name is one that `point_of_name` reads.
-
-    >>> carries_point("Melbourne_0000001_2015_02_120_-37.81361_0144.96305_CAoSLEFGMVFpcE.JPG"), carries_point("a.jpg")
-    (True, False)
-    """
-    return name.startswith("@") or _GSV_CITIES.fullmatch(name) is not None
-
-
-def point_of_name(name: str, utm: str | None = None) -> tuple[float, float, float]:
-    """Latitude, longitude and heading in degrees that a file name carries; the heading is NaN where it is not there.
+def point_of_name(name: str, utm: str | None = None) -> tuple[float, float, float] | None:
+    """Latitude, longitude and heading in degrees that a file name carries, NaN where the heading is not there; None: none.
 
     Args:
-        name: one for which `carries_point` is true.
         utm: the zone where the name has none and no latitude and longitude either, or the hemisphere of a zone that
             is a number alone; `planar` puts meters that are none of UTM on a sphere, along its equator.
 
     Raises:
         DataError: fields that are no numbers, or no zone.
 
+    >>> point_of_name("Melbourne_0000001_2015_02_120_-37.81361_0144.96305_CAoSLEFGMVFpcE.JPG"), point_of_name("a.jpg")
+    ((-37.81361, 144.96305, 120.0), None)
     >>> latitude, longitude, heading = point_of_name("@0448251.80@5411932.68@31@U@@@pano@@90.0@@@@2013@@.jpg")
     >>> round(latitude, 4), round(longitude, 4), heading
     (48.8582, 2.2945, 90.0)
@@ -50,6 +42,8 @@ def point_of_name(name: str, utm: str | None = None) -> tuple[float, float, floa
     if city:
         heading, latitude, longitude = map(float, city.groups())
         return latitude, longitude, heading % 360
+    if not name.startswith("@"):
+        return None
     fields = [*name.rpartition(".")[0].split("@")[1:], *[""] * 9][:9]
     east, north, latitude, longitude, heading = (_number(name, fields[i]) for i in (0, 1, 4, 5, 8))
     if not (math.isnan(latitude) or math.isnan(longitude)):
@@ -63,15 +57,11 @@ def point_of_name(name: str, utm: str | None = None) -> tuple[float, float, floa
     points, reasons = points_in(zone, np.array([[east, north]]))
     if reasons:
         raise DataError(f"the name {name!r}: {reasons[0]}")
-    point = points[0]
-    return float(point[0]), float(point[1]), heading
+    return *points[0].tolist(), heading
 
 
 def points_in(zone: str, east_north: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
-    """`points_and_reasons` of a UTM zone, or of a plane that is put on a sphere along its equator.
-
-    Great circles between points of such a plane are as long as straight lines.
-    """
+    """`points_and_reasons` of a UTM zone, or of a plane on a sphere's equator, where great circles are as long as its lines."""
     if zone != PLANAR:
         return points_and_reasons(east_north, zone)
     east, north = east_north.T

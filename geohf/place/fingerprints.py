@@ -28,8 +28,7 @@ def require_same_model(built: str, asked: str) -> None:
     """Refuse to compare descriptors of two models; a warning, where an old fingerprint does not say what was seen.
 
     Args:
-        built, asked: fingerprints of an index and of a model or another index: a digest of the weights, perhaps their type,
-            perhaps what `sight_of` says.
+        built, asked: fingerprints, of an index and of a model or another index, see `PlaceRetrieval.fingerprint`.
 
     Raises:
         DataError: other weights, another type of them, pictures that were made ready in another way.
@@ -47,9 +46,12 @@ def require_same_model(built: str, asked: str) -> None:
             "the index was built with another model, or before this one was trained further; build it anew"
         )
     if sight and own_sight and sight != own_sight:
+        there, here = json.loads(sight), json.loads(own_sight)
+        told = {name: (there.get(name), here.get(name)) for name in sorted({*there, *here})}
+        other = (f"{name} {a} in the index and {b} here" for name, (a, b) in told.items() if a != b)
         raise DataError(
             "the index was built with the same weights, but they saw pictures in another way: "
-            f"{_difference(json.loads(sight), json.loads(own_sight))}; build it anew, or load the model that built it"
+            f"{', '.join(other)}; build it anew, or load the model that built it"
         )
     if not (sight and own_sight):
         logger.warning(
@@ -61,8 +63,3 @@ def require_same_model(built: str, asked: str) -> None:
 def _parts(fingerprint: str) -> list[str]:
     parts = fingerprint.split(" ", 2)
     return parts + [""] * (3 - len(parts))
-
-
-def _difference(built: dict[str, Any], asked: dict[str, Any]) -> str:
-    names = [name for name in sorted({*built, *asked}) if built.get(name) != asked.get(name)]
-    return ", ".join(f"{name} {built.get(name)} in the index and {asked.get(name)} here" for name in names)

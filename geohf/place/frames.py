@@ -26,21 +26,17 @@ if TYPE_CHECKING:
     from geohf.place.index import PlaceIndex
 
 
+_FIELDS = ("names", "images", "sequences", "times_ns")
+
+
 @dataclass
 class Frames:
-    """Photographs of drives, in the order in which they were given.
+    """Photographs of drives, in the order in which they were given."""
 
-    Attributes:
-        names: what answers call them; no two are the same.
-        images: as `GeoPreTrainedModel.predict` takes them.
-        sequences: the drive of each.
-        times_ns: when each was taken, in nanoseconds since 1970; None where unknown.
-    """
-
-    names: list[str]
-    images: list[Any]
-    sequences: list[str]
-    times_ns: list[int | None]
+    names: list[str]  # what answers call them; no two are the same
+    images: list[Any]  # as `GeoPreTrainedModel.predict` takes them
+    sequences: list[str]  # the drive of each
+    times_ns: list[int | None]  # nanoseconds since 1970, None where unknown
 
     def __post_init__(self) -> None:
         twice = [name for name, count in Counter(self.names).items() if count > 1]
@@ -52,8 +48,7 @@ class Frames:
 
     def select(self, rows: Sequence[int]) -> Frames:
         """Some of them."""
-        parts: tuple[list[Any], ...] = (self.names, self.images, self.sequences, self.times_ns)
-        columns: list[list[Any]] = [[part[row] for row in rows] for part in parts]
+        columns: list[list[Any]] = [[getattr(self, field)[row] for row in rows] for field in _FIELDS]
         return Frames(*columns)
 
 
@@ -95,9 +90,6 @@ def find_frames(sources: Any, samples: Callable[[Any], Any], sequences: Sequence
     return frames
 
 
-_FIELDS = ("names", "images", "sequences", "times_ns")
-
-
 def _of_source(source: Path, name: str, samples: Callable[[Any], Any]) -> Frames:
     path = table_file(source)
     if path.is_dir() and not is_saved_dataset(path):
@@ -114,20 +106,16 @@ def _of_source(source: Path, name: str, samples: Callable[[Any], Any]) -> Frames
     errors.settle(len(rows))
     images = [row.image["path"] if row.image["bytes"] is None else row.image for row in rows]
     names = [name_of(image, i) for i, image in enumerate(images)]
-    return Frames(
-        names, images, [drive_of(row.sequence, row.camera) for row in rows], [row.time_ns for row in rows]
-    )
+    drives = [drive_of(row.sequence, row.camera) for row in rows]
+    return Frames(names, images, drives, [row.time_ns for row in rows])
 
 
 def times_of_names(files: Sequence[Path]) -> list[int | None]:
     """The times that file names are, where all of a folder are such numbers: `1641321200080306000.png`."""
-    times: list[int | None] = []
-    for file in files:
-        try:
-            times.append(time_ns(file.stem))
-        except DataError:
-            return [None] * len(files)
-    return times
+    try:
+        return [time_ns(file.stem) for file in files]
+    except DataError:
+        return [None] * len(files)
 
 
 def answer_drives(
@@ -149,20 +137,20 @@ def answer_drives(
         top_k: answers to give, at most as many as the index holds.
         near: see `PlaceIndex.search`.
     """
-    rows, drives, parts = in_order(np.arange(len(frames)), frames.sequences, frames.times_ns)
+    rows, drives, parts = in_order(frames.sequences, frames.times_ns)
     asked, matches, k = descriptors[rows], None, answers_searched(top_k, len(index))
     if method is None:
         similarity, ranked = index.search(asked, k, center, drives, near)
     else:
         similarity, matches = index.match(asked, k, center, drives, near, parts, method=method)
         ranked = matches.rows
-    images = [[index.images[row] for row in some] for some in ranked]
     fitted = center == "none" and index.axes is None
-    answers = predictions_of(asked, similarity, index.points[ranked], images, config, top_k, fitted=fitted)
-    for i, answer in enumerate(answers):
-        if method is not None:
+    answers = predictions_of(
+        asked, similarity, ranked, index.points, index.images, config, top_k, fitted=fitted
+    )
+    if matches is not None:
+        for i, answer in enumerate(answers):
             answer.abstains = None  # the threshold was chosen for single frames
-        if matches is not None:
             answer.chained = bool(matches.chained[i])
             if answer.chained:
                 answer.confidence = float(matches.posterior[i, 0])

@@ -17,6 +17,8 @@ from geohf.place.original import original_loss
 from geohf.training.batches import broadcast_from_first, gather_rows
 from geohf.vision.pooling import FeatureStandardizer
 
+HYBRID_FIELDS = ("contrastive_weight", "triplet_weight", "temperature", "margin", "mining", "hard_share")
+
 
 @dataclass
 class GeoPlaceOutput(ModelOutput):
@@ -53,14 +55,10 @@ class Whitening(nn.Module):
 
         Plain whitening divides by deviations that few descriptors tell badly, and drops what these do not vary in; with
         `share` of the mean variance added to each axis, nothing is blown up or lost.
-
-        Args:
-            share: what is added to the variance of each axis, in mean variances.
         """
         rows = descriptors.double()
         mean = rows.mean(0)
-        covariance = (rows - mean).T @ (rows - mean) / len(rows)
-        variances, axes = torch.linalg.eigh(covariance)
+        variances, axes = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
         added = share * variances.mean().clamp(min=1e-30)
         self.mean.copy_(mean)
         self.axes.copy_((axes / (variances.clamp(min=0) + added).sqrt()).T)
@@ -69,12 +67,11 @@ class Whitening(nn.Module):
         """Take the axes from (n, size) descriptors, n at least the number of axes."""
         mean = descriptors.double().mean(0)
         _, deviations, axes = torch.linalg.svd(descriptors.double() - mean, full_matrices=False)
-        out = len(self.axes)
-        deviations = deviations[:out] / len(descriptors) ** 0.5
+        deviations = deviations[: len(self.axes)] / len(descriptors) ** 0.5
         # an axis along which nothing varies is left out, not blown up
         scale = torch.where(deviations > 1e-6 * deviations[0], 1 / deviations.clamp(min=1e-30), 0.0)
         self.mean.copy_(mean)
-        self.axes.copy_(axes[:out] * scale[:, None])
+        self.axes.copy_(axes[: len(scale)] * scale[:, None])
 
     def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
         """(batch, size) to (batch, out) of length 1."""
@@ -106,8 +103,7 @@ class PlaceHead(nn.Module):
     def __init__(self, config: GeoPlaceConfig):
         super().__init__()
         self.config = config
-        # GeM takes what lies above zero, which standardized features do not; a residual begins at the feature as it is
-        # and NetVLAD and SuperVLAD lengths of 1
+        # GeM takes what lies above zero, NetVLAD and SuperVLAD lengths of 1, and a residual begins at the feature as it is
         as_it_is = config.pooling in ("gem", "gem_linear", "netvlad", "supervlad") or not config.standardize
         as_it_is |= config.head == "residual" and config.pooling not in PROJECTING_POOLINGS
         self.standardize: nn.Module = nn.Identity() if as_it_is else FeatureStandardizer(config.channels)
@@ -129,10 +125,7 @@ class PlaceHead(nn.Module):
             self.whiten = Whitening(config.projected_size, config.whitening_dim)
 
     def fit_features(self, features: torch.Tensor) -> None:
-        """Take the mean and scale of training features, (n, features) or (n, channels, rows, columns), and NetVLAD and SuperVLAD their clusters.
-
-        A head that has them already keeps them: it was trained with them.
-        """
+        """Take scales, and clusters, from (n, features) or (n, channels, rows, columns); a trained head keeps its own."""
         if isinstance(self.standardize, FeatureStandardizer) and not self.standardize.mean.any():
             self.standardize.fit(features.movedim(1, -1).flatten(0, -2))
         if isinstance(self.aggregate, (NetVLAD, SuperVLAD)):
@@ -147,19 +140,15 @@ class PlaceHead(nn.Module):
         Raises:
             DataError: fewer descriptors than dimensions, or more dimensions than a descriptor has.
         """
-        if size is None:
-            self.whiten = Whitening(descriptors.shape[1], descriptors.shape[1]).to(descriptors.device)
-            self.whiten.fit_shrunk(descriptors)
-            self.config.whitening_dim = descriptors.shape[1]
-            return
-        if not 1 <= size <= min(descriptors.shape):
+        if size is not None and not 1 <= size <= min(descriptors.shape):
             raise DataError(
                 f"cannot whiten to {size} dimensions: there are {len(descriptors)} descriptors of length "
                 f"{descriptors.shape[1]}, and neither may be smaller"
             )
-        self.whiten = Whitening(descriptors.shape[1], size).to(descriptors.device)
-        self.whiten.fit(descriptors)
-        self.config.whitening_dim = size
+        out = descriptors.shape[1] if size is None else size
+        self.whiten = Whitening(descriptors.shape[1], out).to(descriptors.device)
+        (self.whiten.fit_shrunk if size is None else self.whiten.fit)(descriptors)
+        self.config.whitening_dim = out
 
     def remove_whitening(self) -> int | None:
         """Take the whitening off, which training would outdate, and return its size; None where there is none."""
@@ -190,27 +179,22 @@ class PlaceHead(nn.Module):
             classifier: of the loss `cosface` in training.
         """
         last = features.ndim - 1  # `movedim` becomes a wrong transposition in ONNX
-        features = self.standardize(features.permute(0, *range(2, last + 1), 1)).permute(
-            0, last, *range(1, last)
-        )
+        features = self.standardize(features.permute(0, *range(2, last + 1), 1))
+        features = features.permute(0, last, *range(1, last))
         rows = self.project(self.aggregate(features)).float()
         # half precision would blur distances between rows
         with torch.autocast(rows.device.type, enabled=False):
-            return self._describe(rows, coordinates, headings, clusters, classifier)
-
-    def _describe(self, rows, coordinates, headings, clusters, classifier) -> GeoPlaceOutput:
-        if self.training:
-            rows, coordinates, headings, clusters = (
-                None if tensor is None else gather_rows(tensor)
-                for tensor in (rows, coordinates, headings, clusters)
-            )
-        descriptors = F.normalize(self.descriptor_norm(rows)[:, : self.config.truncate_dim], dim=-1)
-        loss, parts = None, None
-        if coordinates is not None:
-            loss, parts = self.losses(descriptors, coordinates, headings, clusters, classifier)
-        if self.config.whitening_dim is not None:
-            descriptors = self.whiten(descriptors)
-        return GeoPlaceOutput(loss, descriptors, parts)
+            if self.training:
+                rows = gather_rows(rows)
+                labels = (None if t is None else gather_rows(t) for t in (coordinates, headings, clusters))
+                coordinates, headings, clusters = labels
+            descriptors = F.normalize(self.descriptor_norm(rows)[:, : self.config.truncate_dim], dim=-1)
+            loss, parts = None, None
+            if coordinates is not None:
+                loss, parts = self.losses(descriptors, coordinates, headings, clusters, classifier)
+            if self.config.whitening_dim is not None:
+                descriptors = self.whiten(descriptors)
+            return GeoPlaceOutput(loss, descriptors, parts)
 
     def losses(
         self,
@@ -245,15 +229,8 @@ class PlaceHead(nn.Module):
         positive, negative = pair_masks(
             coordinates, config.positive_m, config.negative_m, headings, config.heading_deg
         )
-        settings = {
-            "contrastive_weight": config.contrastive_weight,
-            "triplet_weight": config.triplet_weight,
-            "temperature": config.temperature,
-            "margin": config.margin,
-            "mining": config.mining,
-            "hard_share": config.hard_share,
-            "noise": broadcast_from_first(torch.rand(len(negative), len(negative), device=negative.device)),
-        }
+        settings = {name: getattr(config, name) for name in HYBRID_FIELDS}
+        settings["noise"] = broadcast_from_first(torch.rand(negative.shape, device=negative.device))
         if clusters is not None:
             return original_loss(descriptors, clusters, negative, **settings)
         if config.loss == "multi_similarity":

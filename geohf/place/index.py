@@ -17,13 +17,13 @@ from geohf.data.samples import name_of
 from geohf.data.tables import points_of
 from geohf.errors import DataError, listed
 from geohf.geo import check_points
-from geohf.place.drives import drives_of, files_of, load_drives, names_of
+from geohf.place.drives import by_time, files_of, load_drives, names_of
 from geohf.place.encoding import Encoder, encode_rows
 from geohf.place.fingerprints import require_same_model
-from geohf.place.index_files import Contents, reading_index, write_index
+from geohf.place.index_files import Contents, read_index, write_index
 from geohf.place.index_search import Engine, IndexSearch
 from geohf.place.search import unit_descriptors
-from geohf.place.sequences import drive_names, in_order
+from geohf.place.sequences import drive_names
 from geohf.place.storage import check_storage, principal_axes, project, storage_of
 from geohf.place.verification import LocalFeatures
 from geohf.vision.weights import aligned
@@ -42,8 +42,8 @@ class PlaceIndex(IndexSearch):
         sequences: n names of drives, whose images stand in the order of time; one drive if None.
         storage: how descriptors are kept: `float32`, `float16`, `int8`, or `signs` (a bit a number, and float16 rows that
             a loaded index leaves on disk), see `geohf.place.storage`.
-        dims: numbers of a descriptor that are kept, along its principal axes; None: all of them. Cosines of a part are
-            higher, and answers have no confidence, which was fitted on whole descriptors.
+        dims: numbers of a descriptor that are kept, along its principal axes; None: all of them. Answers of such an index
+            have no confidence: cosines of a part are higher.
 
     Raises:
         DataError: descriptors that cannot be compared, points that are no degrees, parts of other lengths, an unknown storage.
@@ -103,8 +103,7 @@ class PlaceIndex(IndexSearch):
             images: n images of any kind that `predict` takes.
             points: (n, 2) degrees.
             names: what answers call the images; by default their paths as given, or their numbers.
-            sequences, storage, dims: see `PlaceIndex`. The mean of `signs` and the axes of `dims` are those of 4096 images
-                from all over.
+            sequences, storage, dims: see `PlaceIndex`, and `encode_rows` for more than 4096 images.
             local: keep local features, too, which `verify` asks for, see `geohf.place.verification.LocalFeatures`: one more
                 pass of the backbone, and for each place of its map 256 bytes or less, which a loaded index leaves on disk.
 
@@ -116,11 +115,9 @@ class PlaceIndex(IndexSearch):
         rows, axes = encode_rows(model, samples, batch_size, storage, dims)
         if names is None:
             names = [name_of(sample, row) for row, sample in enumerate(samples)]
-        drives = _listed_drives(sequences)
         features = LocalFeatures.of_images(model, samples, batch_size) if local else None
-        return cls._of(
-            Contents(rows, np.asarray(points), list(names), model.fingerprint(), drives, axes, features)
-        )
+        named = np.asarray(points), list(names), model.fingerprint(), _listed_drives(sequences)
+        return cls._of(Contents(rows, *named, axes, features))
 
     @classmethod
     def _of(cls, contents: Contents) -> PlaceIndex:
@@ -149,21 +146,13 @@ class PlaceIndex(IndexSearch):
             DataError: see `load_drives`.
         """
         images, _ = load_drives(sources, **options)
-        rows, _, drives = in_order(np.arange(len(images)), drives_of(images), images["time_ns"][:])
-        images = images.select(rows)
-        twice = [name for name, count in Counter(names_of(images)).items() if count > 1]
+        images, drives, _ = by_time(images)
+        names = names_of(images)
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if twice:
-            logger.warning(
-                "images that are in the index more than once, and answer so: %s", listed(sorted(twice))
-            )
-        return cls.build(
-            *(model, files_of(images), points_of(images), batch_size, names_of(images), drives.tolist()),
-            storage=storage,
-            dims=dims,
-            local=local,
-        )
-
-    # ---- rows
+            logger.warning("images that are in the index more than once, and answer so: %s", listed(twice))
+        told = points_of(images), batch_size, names, drives.tolist()
+        return cls.build(model, files_of(images), *told, storage, dims, local)
 
     def add(self, other: PlaceIndex) -> None:
         """Take in the images of another index by the same model; its descriptors are kept as those here are.
@@ -173,9 +162,7 @@ class PlaceIndex(IndexSearch):
         """
         require_same_model(self.model, other.model)
         if self.local is not None or other.local is not None:
-            raise DataError(
-                "local features are of one build: build the index anew of all images, or without them"
-            )
+            raise DataError("local features are of one build: build the index of all images, or without them")
         if other.axes is not None and (self.axes is None or not torch.equal(self.axes, other.axes)):
             raise DataError("the other index keeps other axes of its descriptors; build it with whole ones")
         twice = sorted({*self.images} & {*other.images})
@@ -207,8 +194,6 @@ class PlaceIndex(IndexSearch):
         rows, local = self.rows.select(kept), None if self.local is None else self.local.select(kept)
         self._hold(Contents(rows, self.points[kept], names, self.model, sequences, self.axes, local))
 
-    # ---- disk
-
     def save(self, path: str | os.PathLike) -> None:
         """Write one file: `.safetensors`, or `.parquet` with `image`, `latitude`, `longitude`, `descriptor` a row.
 
@@ -224,8 +209,7 @@ class PlaceIndex(IndexSearch):
         Raises:
             DataError: no such file, or one that is no index.
         """
-        with reading_index(Path(path)) as read:
-            return cls._of(read(Path(path)))
+        return read_index(Path(path), cls._of)
 
 
 def _listed_drives(sequences: Sequence[str] | None) -> list[str] | None:
@@ -234,9 +218,5 @@ def _listed_drives(sequences: Sequence[str] | None) -> list[str] | None:
 
 @lru_cache(maxsize=1)
 def load_once(path: Path, changed_ns: int) -> PlaceIndex:
-    """`PlaceIndex.load`; the last one stays in memory, for programs that ask batch by batch.
-
-    Args:
-        changed_ns: the file's time of change, which tells versions of it apart.
-    """
+    """`PlaceIndex.load`; the last one stays in memory for the next batch, as long as the file's time of change is the same."""
     return PlaceIndex.load(path)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +22,8 @@ from geohf.vision.weights import aligned
 
 FORMATS = (".safetensors", ".parquet")
 _COLUMNS = ("latitude", "longitude")
+_DAMAGED = (AttributeError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError)
+Index = TypeVar("Index")
 
 
 class Contents(NamedTuple):
@@ -56,34 +57,25 @@ def index_format(
 
 
 def write_index(path: Path, index: IndexSearch) -> None:
-    """Write one file.
-
-    Raises:
-        DataError: see `index_format`.
-    """
-    axes = index.axes
-    dims, local = None if axes is None else len(axes), index.local is not None
-    ending = index_format(path, storage_of(index.rows), dims, local)
+    """Write one file, or DataError, see `index_format`."""
+    dims = None if index.axes is None else len(index.axes)
+    ending = index_format(path, storage_of(index.rows), dims, index.local is not None)
     with atomic_path(path) as temporary:
         (_write_safetensors if ending == ".safetensors" else _write_parquet)(temporary, index)
 
 
-@contextmanager
-def reading_index(path: Path) -> Iterator[Callable[[Path], Contents]]:
-    """Gives the function that reads what `write_index` wrote, now or in geohf 0.1; what is wrong inside is told of the file.
+def read_index(path: Path, make: Callable[[Contents], Index]) -> Index:
+    """What is made of a file that `write_index` wrote, now or in geohf 0.1.
 
     Raises:
-        DataError: no such file, or one that is no index, in one line.
+        DataError: no such file, or one that is no index, in one line; also where `make` refuses what it holds.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such index; recipes/index_places.py makes one")
     read = _read_safetensors if index_format(path) == ".safetensors" else _read_parquet
     try:
-        yield read
-    except (
-        *(AttributeError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError),
-        SafetensorError,
-    ) as error:
+        return make(read(path))
+    except (*_DAMAGED, SafetensorError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise DataError(f"{path}: is no place index, or is damaged ({reason}); build it anew") from None
 
@@ -99,8 +91,7 @@ def _write_safetensors(path: Path, index: IndexSearch) -> None:
         tensors["local"] = index.local.rows.contiguous()
         if index.local.axes is not None:
             tensors["local_axes"] = index.local.axes
-    metadata = {"model": index.model, "images": json.dumps(index.images)}
-    metadata["storage"] = storage_of(index.rows)
+    metadata = {"model": index.model, "images": json.dumps(index.images), "storage": storage_of(index.rows)}
     if index.sequences is not None:
         metadata["sequences"] = json.dumps(index.sequences)
     save_file(tensors, path, metadata)
@@ -114,8 +105,8 @@ def _read_safetensors(path: Path) -> Contents:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"{name} holds NaN or infinity")
-    points, axes = tensors.pop("points").numpy(), tensors.pop("axes", None)
-    local_axes = tensors.pop("local_axes", None)
+    points = tensors.pop("points").numpy()
+    axes, local_axes = (tensors.pop(name, None) for name in ("axes", "local_axes"))
     local = LocalFeatures(map_tensor(path, "local"), local_axes) if "local" in names else None
     if "exact" in names:
         tensors["exact"] = map_tensor(path, "exact")
@@ -170,10 +161,8 @@ def _read_parquet(path: Path) -> Contents:
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(path)
-    # what a user adds beside them may have holes
-    table = table.select(
-        [name for name in table.column_names if name in {"image", *_COLUMNS, "sequence", "descriptor"}]
-    )
+    known = {"image", *_COLUMNS, "sequence", "descriptor"}  # what a user adds beside them may have holes
+    table = table.select([name for name in table.column_names if name in known])
     empty = [name for name in table.column_names if table[name].null_count]
     if empty:
         raise ValueError(f"rows without {' and '.join(empty)}")

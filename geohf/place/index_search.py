@@ -26,11 +26,7 @@ NEIGHBORS, BREADTH = 32, 128  # of a graph: links of an image, and images kept i
 
 
 def check_backend(backend: str) -> None:
-    """Refuse an unknown name, and one whose package is missing.
-
-    Raises:
-        DataError: so it is.
-    """
+    """Raise DataError for an unknown name, and for one whose package is missing."""
     require_choice(get_args(Backend), backend=backend)
     if backend != "exact":
         package = "usearch" if backend == "usearch" else "faiss"
@@ -97,11 +93,11 @@ class IndexSearch:
         Raises:
             DataError: descriptors of another length, see `geohf.place.fingerprints.require_same_model`.
         """
-        size, held = model.config.descriptor_size, self._size
-        if size != held:
+        size = model.config.descriptor_size
+        if size != self._size:
             raise DataError(
-                f"the index holds descriptors of length {held} and this model gives {size}: it "
-                "was built with another model; build it anew"
+                f"the index holds descriptors of length {self._size} and this model gives {size}: it was built with another "
+                "model; build it anew"
             )
         require_same_model(self.model, model.fingerprint())
 
@@ -123,8 +119,8 @@ class IndexSearch:
         Args:
             descriptors: (q, d).
             k: at most as many as the index holds.
-            center, sequences: see `geohf.place.sequences.center_descriptors`; the index counts as one drive. With a
-                center all descriptors are in memory as float32.
+            center, sequences: see `geohf.place.sequences.center_descriptors`; the index counts as one drive, and all its
+                descriptors are in memory as float32.
             near: look only there, see `near`; where fewer than k images lie there, all of them answer.
             backend: `exact`; `ivf` or `hnsw` of faiss, or `usearch`: candidates by its search, which is built by the first
                 call, with their exact cosines. What lies `near` is always searched exactly.
@@ -178,10 +174,7 @@ class IndexSearch:
 
         Args:
             descriptors: (q, d), in the order of time within each drive.
-            k: at most as many as the index holds.
-            center, sequences: see `geohf.place.sequences.center_descriptors`; the index counts as one drive. All
-                descriptors are in memory as float32, and their similarities.
-            near: look only there, see `near`; where fewer than k images lie there, all of them answer.
+            k, center, sequences, near: see `search`. All descriptors are in memory as float32, and their similarities.
             parts: q names of what of the drives has no gap in time, see `geohf.place.sequences.in_order`; the drives if None.
             options: see `geohf.place.sequences.match_sequences`.
 

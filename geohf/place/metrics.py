@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from geohf.errors import DataError, require_choice
+from geohf.errors import DataError, require_choice, require_whole
 from geohf.geo import great_circle_m, matches_within_m
 from geohf.metrics.directions import HIGHER, MetricInfo
 from geohf.metrics.intervals import mean_interval
@@ -40,9 +40,8 @@ def recall_at_n(
         database_points, query_points: (m, 2) and (q, 2) latitude and longitude in degrees.
         n: how many answers count.
         radius_m: an answer is right within so many meters.
-        rule: `has_match` leaves out queries without any database image within the radius, as the reference
-            implementation and most papers do; `all` keeps them, as never right, as VPR-methods-evaluation does. Numbers under the two
-            rules do not compare.
+        rule: `has_match` leaves out queries without any database image within the radius, as the reference implementation
+            and most papers do; `all` keeps them, as never right, as VPR-methods-evaluation does. The two do not compare.
 
     Returns:
         {n: recall}.
@@ -55,8 +54,10 @@ def recall_at_n(
     ...             [[0.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 1.0], [5.0, 5.0]], n=(1, 2))
     {1: 0.5, 2: 1.0}
     """
-    _check_lengths(database_descriptors, database_points, "database")
-    _check_lengths(query_descriptors, query_points, "query")
+    parts = {"database": (database_descriptors, database_points), "query": (query_descriptors, query_points)}
+    for name, (descriptors, points) in parts.items():
+        if len(descriptors) != len(points):
+            raise DataError(f"{name}: {len(descriptors)} descriptors for {len(points)} points")
     n = _check_n(n)
     # every answer up to the largest n is searched once; what is right is known from the points alone
     matches = matches_within_m(database_points, query_points, radius_m)
@@ -96,12 +97,8 @@ def right_answers(ranked, matches: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     # query and row as one number: membership is then a search in one sorted list
     right = np.sort(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * width + indices)
     asked = np.where(ranked < 0, -1, np.arange(len(ranked))[:, None] * width + ranked)
-    at = np.searchsorted(right, asked)
-    return (
-        (at < len(right)) & (right[np.minimum(at, max(len(right) - 1, 0))] == asked)
-        if len(right)
-        else np.zeros(asked.shape, bool)
-    )
+    right = np.r_[right, np.iinfo(np.int64).max]  # so that every place in it holds a number
+    return right[np.searchsorted(right, asked)] == asked
 
 
 def counted_queries(matches: tuple[np.ndarray, np.ndarray], rule: str) -> np.ndarray:
@@ -145,10 +142,8 @@ def place_metrics(
             recall = dict.fromkeys(n, math.nan) if nothing else recall_of_ranks(ranked, matches, n, rule)
             if not metrics:
                 metrics |= {f"r{count}": value for count, value in recall.items()}
-                metrics |= {
-                    "queries": len(ranked),
-                    "queries_with_match": int((np.diff(matches[0]) > 0).sum()),
-                }
+                matched = int((np.diff(matches[0]) > 0).sum())
+                metrics |= {"queries": len(ranked), "queries_with_match": matched}
             metrics |= {f"recall@{count}_{rule}_{radius_m:g}m": value for count, value in recall.items()}
     away = great_circle_m(np.asarray(database_points, np.float64)[ranked[:, 0]], np.asarray(query_points))
     away = np.where(ranked[:, 0] < 0, np.nan, away)
@@ -159,8 +154,7 @@ def selective_metrics(certainty, right, matched: int, abstain_below: float | Non
     """How well certainty tells right answers from wrong ones, see `geohf.metrics.selective`.
 
     Args:
-        certainty: (q,) of the top answers.
-        right: (q,) bool.
+        certainty, right: (q,) of the top answers.
         matched: queries with a database image within the radius; recall is of these.
         abstain_below: answers less certain than this are not given; None: all are.
 
@@ -185,24 +179,15 @@ def selective_metrics(certainty, right, matched: int, abstain_below: float | Non
 
 @dataclass
 class Retrieval:
-    """The answers to queries.
+    """The answers to queries, best first."""
 
-    Attributes:
-        similarity, ranked: (q, k) cosines and positions in the database, best first.
-        right: (q, k) bool, within the first radius.
-        error_m: (q,) meters from the query to its top answer.
-        values: see `place_metrics`.
-        answer_points: (q, k, 2) latitude and longitude of the answers, in degrees.
-        radius_m: the first radius.
-    """
-
-    similarity: np.ndarray
-    ranked: np.ndarray
-    right: np.ndarray
-    error_m: np.ndarray
-    values: dict[str, float]
-    answer_points: np.ndarray
-    radius_m: float
+    similarity: np.ndarray  # (q, k) cosines
+    ranked: np.ndarray  # (q, k) rows of the database
+    right: np.ndarray  # (q, k) bool, within the first radius
+    error_m: np.ndarray  # (q,) meters from the query to its top answer
+    values: dict[str, float]  # see `place_metrics`
+    answer_points: np.ndarray  # (q, k, 2) latitude and longitude in degrees
+    radius_m: float  # the first radius
 
 
 def retrieve(
@@ -216,8 +201,7 @@ def retrieve(
 
     Args:
         database, queries: (m, d) and (q, d) descriptors.
-        database_points, query_points: (m, 2) and (q, 2) latitude and longitude in degrees.
-        radii_m: meters within which an answer is right; the first one counts.
+        database_points, query_points, radii_m: see `place_metrics`.
 
     Raises:
         DataError: see `recall_at_n`.
@@ -237,18 +221,14 @@ def recall_intervals(
     sequences: np.ndarray,
     times_ns: Sequence[int | None],
 ) -> dict[str, tuple[float, float] | None]:
-    """The ends of a 95 % interval of `r1`, `r5`, ..., drawn over drives, or over stretches of too few drives.
-
-    Neighboring frames stand or fall together.
+    """The ends of a 95 % interval of `r1`, `r5`, ..., drawn over drives, or over stretches of too few: frames are no draws.
 
     Args:
         database_points, query_points: as `retrieve` was given them.
-        sequences: (q,) drive of each query.
-        times_ns: q times in nanoseconds since 1970, None where unknown.
+        sequences, times_ns: (q,) drive of each query, and times in nanoseconds since 1970, None where unknown.
     """
-    counted = counted_queries(
-        matches_within_m(database_points, query_points, retrieval.radius_m), "has_match"
-    )
+    matches = matches_within_m(database_points, query_points, retrieval.radius_m)
+    counted = counted_queries(matches, "has_match")
     if len(set(sequences)) < FEWEST_DRIVES:
         sequences = stretches(query_points, sequences, times_ns)
     return {
@@ -271,8 +251,7 @@ def stretches(
 ) -> np.ndarray:
     """(n,) text that names a stretch of about `length_m` of the drive that each row belongs to.
 
-    For intervals where there are too few drives to draw from. A drive's rows are taken in the order of their times,
-    or as they stand where not all have one.
+    A drive's rows are taken in the order of their times, or as they stand where not all have one.
     """
     points, sequences = np.asarray(points, np.float64), np.asarray(sequences).astype(str)
     names = np.empty(len(points), object)
@@ -287,12 +266,8 @@ def stretches(
 
 
 def _check_n(n: Sequence[int]) -> list[int]:
-    counts = sorted({int(count) for count in n})
-    if not counts or counts[0] < 1:
-        raise DataError(f"n must be whole numbers from 1, got {tuple(n)}")
-    return counts
-
-
-def _check_lengths(descriptors, points, name: str) -> None:
-    if len(descriptors) != len(points):
-        raise DataError(f"{name}: {len(descriptors)} descriptors for {len(points)} points")
+    if not len(n):
+        raise DataError("n must be whole numbers from 1, got none")
+    for count in n:
+        require_whole(1, n=count)
+    return sorted({int(count) for count in n})

@@ -16,7 +16,7 @@ from geohf.models.configuration import as_data_error
 from geohf.place.aggregation.supervlad import CLUSTERS as SUPERVLAD_CLUSTERS
 from geohf.place.confidence import forget_confidence
 from geohf.place.configuration import ENCODERS, PROJECTING_POOLINGS, GeoPlaceConfig
-from geohf.place.head import GeoPlaceOutput, PlaceHead
+from geohf.place.head import HYBRID_FIELDS, GeoPlaceOutput, PlaceHead
 from geohf.place.losses import CellClassifier
 from geohf.place.options import EVALUATE_OPTIONS, PREDICT_OPTIONS
 from geohf.place.processing import GeoPlaceImageProcessor
@@ -38,20 +38,8 @@ SAMPLE_MODEL, SAMPLE_IMAGE_SIZE = "test_resnet", 160
 SAMPLE_MIX = {"mix_depth": 2, "mix_channels": 96, "mix_rows": 8}
 REAL_MODEL = "dinov2_b"
 MODEL_FIELDS = (
-    "dropout",
-    "positive_m",
-    "negative_m",
-    "heading_deg",
-    "cell_m",
-    "loss",
-    "contrastive_weight",
-    "triplet_weight",
-    "temperature",
-    "margin",
-    "mining",
-    "hard_share",
-    "truncate_dim",
-    "matryoshka_dims",
+    *("dropout", "positive_m", "negative_m", "heading_deg", "cell_m", "loss", *HYBRID_FIELDS),
+    *("truncate_dim", "matryoshka_dims"),
 )
 POOLING_FIELDS = (
     *("mix_depth", "mix_channels", "mix_rows", "clusters", "cluster_dim", "token_dim"),
@@ -211,19 +199,20 @@ def make_model(options: PlaceArguments, data: TaskData | None = None) -> GeoPlac
 
 def _trained_model(name: str, options: PlaceArguments) -> GeoPlaceModel:
     """A trained place model with the loss and the length of descriptors that are asked for; its network stays as it is."""
-    asked = {
-        f.name: getattr(options, f.name) for f in fields(options) if getattr(options, f.name) != f.default
-    }
-    changes = {f: asked[f] for f in MODEL_FIELDS if f in asked}
+    given = {field.name: (getattr(options, field.name), field.default) for field in fields(options)}
+    asked = {name: value for name, (value, default) in given.items() if value != default}
+    changes = {field: asked[field] for field in MODEL_FIELDS if field in asked}
     model = GeoPlaceModel.from_pretrained(name, dtype=torch.float32, **changes)
-    side, (height, width) = options.image_size, model.dummy_inputs["pixel_values"].shape[-2:]
-    if side is not None and not height == width == side:
+    side, seen = options.image_size, model.dummy_inputs["pixel_values"].shape[-2:]
+    if side is not None and tuple(seen) != (side, side):
         see_at(model, side, side)
-    unused = [
-        f"--{f}"
-        for f in ("backbone_weights", "pooling", "head", "projection_dim", *POOLING_FIELDS)
-        if asked.get(f) not in (None, 0, "none", getattr(model.config, f, None))
-    ]
+    of_network = ("backbone_weights", "pooling", "head", "projection_dim", *POOLING_FIELDS)
+    own = {field: (None, 0, "none", getattr(model.config, field, None)) for field in of_network}
+    unused = [f"--{field}" for field in of_network if asked.get(field) not in own[field]]
+    kept = {field: getattr(model.config, field) for field in MODEL_FIELDS if field not in asked}
+    told = [f"--{field} {own}" for field, own in kept.items() if own != getattr(options, field)]
+    if told:  # a flag that says the default is as one that is not given
+        logger.warning("%s keeps what it was trained with in place of defaults: %s", name, ", ".join(told))
     if unused:
         logger.warning("%s is trained and keeps its network: %s not used", name, ", ".join(unused))
     if options.fit is not None:
@@ -235,17 +224,15 @@ def _trained_model(name: str, options: PlaceArguments) -> GeoPlaceModel:
 
 
 def _head_fields(options: PlaceArguments, pooling: str) -> dict[str, Any]:
-    head = options.head
+    head, projects = options.head, pooling in PROJECTING_POOLINGS
     if head is None:
-        projects = pooling in PROJECTING_POOLINGS
         named = options.projection_dim or (options.methods[0] == "original" and not projects)
-        without = projects or options.projection_dim == 0
-        head = "mlp" if named else "none" if without else "residual"
+        head = "mlp" if named else "none" if projects or options.projection_dim == 0 else "residual"
     dim = (options.projection_dim or 256) if head == "mlp" else None
     return {"head": "residual" if head == "residual" else "mlp", "projection_dim": dim}
 
 
 def _is_place_model(name: str) -> bool:
-    if name in ENCODERS or not ("/" in name or Path(name).is_dir()):  # timm's names need no look at the Hub
-        return False
-    return backbone_config(name)[1].get("model_type") == GeoPlaceConfig.model_type
+    # timm's names need no look at the Hub
+    looked_up = name not in ENCODERS and ("/" in name or Path(name).is_dir())
+    return looked_up and backbone_config(name)[1].get("model_type") == GeoPlaceConfig.model_type

@@ -9,13 +9,11 @@ from geohf.place.metrics import RULES
 from geohf.place.protocols import BENCHMARKS
 from geohf.place.sequences import Center, Method
 
-_VERIFY: dict[str, dict] = {
+_ANSWERS: dict[str, dict] = {
     "verify": {
         "type": int,
         "help": "Answers of a doubtful search to put in the order of their local matches; default: none.",
-    }
-}
-_SEQUENCES: dict[str, dict] = {
+    },
     "center": {
         "choices": get_args(Center),
         "help": "What is taken from the descriptors of a drive: its own mean (sequence; online: of the frames so far), "
@@ -40,8 +38,7 @@ PREDICT_OPTIONS: dict[str, dict] = {
         "choices": get_args(Backend),
         "help": "How to search: exact (the default), ivf or hnsw of faiss, or usearch.",
     },
-    **_VERIFY,
-    **_SEQUENCES,
+    **_ANSWERS,
 }
 EVALUATE_OPTIONS: dict[str, dict] = {
     "utm": {
@@ -54,6 +51,5 @@ EVALUATE_OPTIONS: dict[str, dict] = {
         "choices": tuple(BENCHMARKS),
         "help": "Measure as published: 25 m, N of 1 5 10 20, rule all, and a warning where the set has another size.",
     },
-    **_VERIFY,
-    **_SEQUENCES,
+    **_ANSWERS,
 }

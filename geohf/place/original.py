@@ -14,17 +14,11 @@ import torch
 from torch.utils.data import Sampler
 
 from geohf.geo import matches_within_m
-from geohf.place.losses import info_nce, triplet
+from geohf.place.losses import hybrid
 
 
 class RandomBatches(Sampler[int]):
-    """All rows in random order, but for those that fill no batch.
-
-    Args:
-        n: rows.
-        batch_size: images in a batch, of all processes together.
-        seed: of the order; each epoch draws anew.
-    """
+    """All of n rows in an order by lot, anew in each epoch, but for those that fill no batch of all processes together."""
 
     hard_share = 0.0
 
@@ -66,13 +60,7 @@ def greedy_clusters(points, radius_m: float = 25.0) -> np.ndarray:
 
 
 def original_loss(
-    descriptors: torch.Tensor,
-    clusters: torch.Tensor,
-    far: torch.Tensor,
-    contrastive_weight: float,
-    triplet_weight: float,
-    temperature: float,
-    **triplet_settings,
+    descriptors: torch.Tensor, clusters: torch.Tensor, far: torch.Tensor, **settings
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The reference implementation's hybrid loss.
 
@@ -80,16 +68,12 @@ def original_loss(
         descriptors: (n, d) of length 1.
         clusters: (n,) labels.
         far: (n, n) bool, pairs beyond the negative radius, which the triplet loss takes.
-        triplet_settings: see `geohf.place.losses.triplet`.
+        settings: see `geohf.place.losses.hybrid`.
 
     Returns:
         (the total, its parts before weighting).
     """
     positive = clusters[:, None] == clusters[None]
     positive.fill_diagonal_(False)
-    parts = {
-        # what is not positive is contrasted, the anchor with itself included
-        "contrastive_loss": info_nce(descriptors, positive, ~positive, temperature),
-        "triplet_loss": triplet(descriptors, positive, far, **triplet_settings),
-    }
-    return contrastive_weight * parts["contrastive_loss"] + triplet_weight * parts["triplet_loss"], parts
+    # what is not positive is contrasted, the anchor with itself included
+    return hybrid(descriptors, positive, far, contrasted=~positive, **settings)

@@ -14,7 +14,7 @@ from geohf.data.tables import points_of
 from geohf.data.task_data import facts_of
 from geohf.geo import great_circle_m
 from geohf.metrics.records import Evaluation
-from geohf.place.comparison import comparison_rows, details_of, label_of, summary_rows
+from geohf.place.comparison import comparison_rows, details_of, labels_of, summary_rows
 from geohf.place.index import PlaceIndex
 from geohf.place.logs import write_log
 from geohf.place.metrics import Retrieval
@@ -38,9 +38,7 @@ STRIPS, STRIP_ANSWERS = 8, 5
 def write_outputs(
     trainer: GeoPlaceTrainer, folder: Path, evaluation: Evaluation, thumbnails: int = 0
 ) -> Mapping[str, Any]:
-    """Write predictions, the index, logs, comparison.csv and the plots of the card.
-
-    The logs and tables tell of all of `trainer.runs`.
+    """Write predictions, the index, the plots of the card, and of all of `trainer.runs` the logs and comparison.csv.
 
     Args:
         thumbnails: of how many queries map.html holds a small photograph.
@@ -48,9 +46,9 @@ def write_outputs(
     if not trainer.args.should_save:
         return {}
     runs = trainer.runs
-    for run in runs:
+    for run, label in zip(runs, labels_of(runs), strict=True):
         if run.log_rows:
-            path = write_log(folder / "logs", label_of(run), run.log_rows)
+            path = write_log(folder / "logs", label, run.log_rows)
             plot_run(folder / "plots" / f"{path.stem}_plots.png", run.log_rows, f"{run.name}: {run.method}")
     write_csv(folder / "logs" / "training_summary.csv", summary_rows(runs))
     write_csv(folder / "comparison.csv", comparison_rows(runs))
@@ -60,12 +58,8 @@ def write_outputs(
     curves |= {run.method: details_of(run)["retrieval"] for run in rivals if run is not trainer}
     plot_answers(folder, trainer, evaluation, curves | {"trained": evaluation.details["retrieval"]})
     database, details = trainer.database_of(evaluation.dataset), evaluation.details
-    index = PlaceIndex(
-        details["database_descriptors"],
-        points_of(database),
-        details["database_names"],
-        trainer.model.fingerprint(),
-    )
+    named = points_of(database), details["database_names"], trainer.model.fingerprint()
+    index = PlaceIndex(details["database_descriptors"], *named)
     index.save(folder / "index.parquet")  # positions of one's own pictures: a push leaves it at home
     facts, counts = facts_of(evaluation.dataset), trainer.data_facts(evaluation, "queries")["counts"]
     return {
@@ -81,24 +75,23 @@ def write_answers(folder: Path, trainer: GeoPlaceTrainer, evaluation: Evaluation
     details = evaluation.details
     queries, retrieval = trainer.read_rows(evaluation.dataset), details["retrieval"]
     points, top = points_of(queries), retrieval.answer_points[:, 0]
+    told = zip(details["names"], queries["sequence"][:], evaluation.predictions, strict=True)
     rows = [
         {
-            "image": details["names"][i],
+            "image": name,
             "sequence": sequence,
             "latitude": points[i, 0],
             "longitude": points[i, 1],
             "answer": prediction.answers[0].image,
             "predicted_latitude": top[i, 0],
             "predicted_longitude": top[i, 1],
-            "similarity": float(retrieval.similarity[i, 0]),
+            "similarity": prediction.answers[0].similarity,
             "confidence": prediction.confidence,
             **({} if prediction.abstains is None else {"abstains": prediction.abstains}),
             "distance_m": float(retrieval.error_m[i]),
             "right": bool(retrieval.right[i, 0]),
         }
-        for i, (sequence, prediction) in enumerate(
-            zip(queries["sequence"][:], evaluation.predictions, strict=True)
-        )
+        for i, (name, sequence, prediction) in enumerate(told)
     ]
     write_csv(folder / "predictions.csv", rows)
     shown = [{name: row[name] for name in ("sequence", "similarity", "confidence", "right")} for row in rows]
@@ -122,10 +115,8 @@ def plot_answers(
     Args:
         curves: name -> a search whose errors are a curve.
     """
-    plot_error_cdf(
-        folder / "error_cdf.png",
-        {name: (retrieval.error_m / 1000).tolist() for name, retrieval in curves.items()},
-    )
+    errors_km = {name: (retrieval.error_m / 1000).tolist() for name, retrieval in curves.items()}
+    plot_error_cdf(folder / "error_cdf.png", errors_km)
     queries, retrieval = trainer.read_rows(evaluation.dataset), evaluation.details["retrieval"]
     searched = trainer.database_of(evaluation.dataset)
     points, pictures, searched = points_of(queries), images_of(queries), images_of(searched)
@@ -154,15 +145,13 @@ def _meters(a: np.ndarray, b: np.ndarray) -> str:
 
 
 def plot_run(path: str | os.PathLike, rows: Sequence[Mapping], title: str) -> None:
-    """Draw the reference implementation's six panels: batch loss, epoch loss, recall, learning rate, a histogram of losses, and recall over loss.
+    """Draw the reference implementation's six panels, `_PANELS`, as a PNG file.
 
     Args:
-        path: the PNG file.
         rows: of the run's log, see `geohf.place.logs`; panels without numbers stay empty.
     """
-    batches, epochs, checks = (
-        [row for row in rows if row["event"] == event] for event in ("batch", "epoch", "validation")
-    )
+    events = ("batch", "epoch", "validation")
+    batches, epochs, checks = ([row for row in rows if row["event"] == event] for event in events)
 
     def column(of: Sequence[Mapping], name: str) -> np.ndarray:
         return np.array([np.nan if row[name] is None else row[name] for row in of], np.float64)
@@ -183,10 +172,9 @@ def plot_run(path: str | os.PathLike, rows: Sequence[Mapping], title: str) -> No
         curve(3, batches, "batch", "learning_rate", color=EXTRA)
         panels[4].hist(column(batches, "train_loss"), bins=30, color=TRAIN)
         n = min(len(epochs), len(checks))
-        panels[5].scatter(
-            column(epochs[:n], "avg_train_loss"), column(checks[:n], "val_r1"), color=EVAL, s=18
-        )
-        for axes, head, x, y in zip(panels, *zip(*_PANELS, strict=True), strict=True):
+        losses, recalls = column(epochs[:n], "avg_train_loss"), column(checks[:n], "val_r1")
+        panels[5].scatter(losses, recalls, color=EVAL, s=18)
+        for axes, (head, x, y) in zip(panels, _PANELS, strict=True):
             axes.set(title=head, xlabel=x, ylabel=y)
             axes.grid(True)
             if axes.get_legend_handles_labels()[1]:

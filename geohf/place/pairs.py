@@ -5,7 +5,9 @@ Pairs are read by hloc and COLMAP (two names a line) and by kapture (https://git
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -48,10 +50,9 @@ def find_pairs(
         DataError: no name begins so, a name that is there twice.
     """
     require_at_least(1, top=top)
-    if len({*names}) < len(names):
-        raise DataError(
-            f"names that are there twice: {listed([n for n in {*names} if list(names).count(n) > 1])}"
-        )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"names that are there twice: {listed(twice)}")
     asking, answering = (
         [row for row, name in enumerate(names) if name.startswith(prefix or "")]
         for prefix in (query_prefix, database_prefix)
@@ -60,16 +61,11 @@ def find_pairs(
         if not rows:
             raise DataError(f"no image's name begins with {prefix!r}; there are {listed(names)}")
     similarity, ranked = top_k(descriptors[answering], descriptors[asking], min(top + 1, len(answering)))
-    pairs = []
+    least, pairs = -math.inf if min_similarity is None else min_similarity, []
     for row, values, best in zip(asking, similarity.tolist(), ranked.tolist(), strict=True):
-        others = [
-            (answering[at], value) for at, value in zip(best, values, strict=True) if answering[at] != row
-        ]
-        pairs += [
-            Pair(names[row], names[other], value)
-            for other, value in others[:top]
-            if min_similarity is None or value >= min_similarity
-        ]
+        named = [(names[answering[at]], value) for at, value in zip(best, values, strict=True)]
+        others = [pair for pair in named if pair[0] != names[row]][:top]
+        pairs += [Pair(names[row], other, value) for other, value in others if value >= least]
     return pairs
 
 
@@ -110,6 +106,5 @@ def write_features(path: str | os.PathLike, names: Sequence[str], descriptors: n
     h5py = optional_package("h5py", "export", "global features need")
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         for name, descriptor in zip(names, descriptors, strict=True):
-            file.create_dataset(
-                f"{Path(name).as_posix()}/global_descriptor", data=descriptor.astype(np.float16)
-            )
+            place = f"{Path(name).as_posix()}/global_descriptor"
+            file.create_dataset(place, data=descriptor.astype(np.float16))

@@ -40,11 +40,9 @@ class PlacePhaseTrainer(PhaseTrainer):
 
     Args:
         model: a `GeoPlaceModel`, or a `PlaceHead`.
-        train_dataset: a `TensorDictDataset` of features for a head, else a dataset of drives, or a stream of them. A
-            stream's batches are rows that follow each other: pictures in the order of the drive, in batches that
-            reach further than `negative_m`, have both neighbors and strangers in each.
-        eval_dataset: likewise, with first the database and then the queries.
-        database_rows: how many rows of `eval_dataset` are the database.
+        train_dataset: a `TensorDictDataset` of features for a head, else a dataset or a stream of drives. Batches of a
+            stream are rows that follow each other: those that reach further than `negative_m` hold neighbors and strangers.
+        eval_dataset: likewise, the `database_rows` of the database before the queries.
         radius_m: meters within which an answer is right; the config's `confidence_m` where None.
         sampler: gives the order of the training rows; None shuffles them.
         classifier: of the loss `cosface`: it learns beside the model, and is kept in checkpoints, but in no model.
@@ -65,8 +63,8 @@ class PlacePhaseTrainer(PhaseTrainer):
         classifier: CellClassifier | None = None,
         **kwargs,
     ):
-        self.database_rows, self.sampler, self.classifier = database_rows, sampler, classifier
-        self.radius_m = radius_m
+        self.database_rows, self.radius_m = database_rows, radius_m
+        self.sampler, self.classifier = sampler, classifier
         super().__init__(model, args, data_collator, **kwargs)
         self.label_names = ["coordinates"]
         self.clock = StepClock()
@@ -116,32 +114,28 @@ class PlacePhaseTrainer(PhaseTrainer):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.classifier is not None and self.args.should_save:
             save_tree(self.classifier.state_dict(), Path(output_dir) / CLASSIFIER)
-        drawn = self.sampler if isinstance(self.sampler, PlaceSampler) else None
-        if (
-            drawn is not None
-            and drawn.descriptors is not None
-            and drawn.order is not None
-            and self.args.should_save
-        ):
-            save_tree(
-                {"epoch": drawn.epoch, "order": torch.from_numpy(drawn.order)}, Path(output_dir) / ORDER
-            )
+        drawn = self.sampler
+        if not (isinstance(drawn, PlaceSampler) and self.args.should_save):
+            return
+        if drawn.descriptors is not None and drawn.order is not None:
+            order = {"epoch": drawn.epoch, "order": torch.from_numpy(drawn.order)}
+            save_tree(order, Path(output_dir) / ORDER)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if self.classifier is not None and checkpoint is not None:
-            path = Path(checkpoint) / CLASSIFIER
-            if not path.is_file():  # saved with --save_only_model true
+        if checkpoint is None:
+            return
+        classes, order = Path(checkpoint) / CLASSIFIER, Path(checkpoint) / ORDER
+        if self.classifier is not None:
+            if not classes.is_file():  # saved with --save_only_model true
                 raise DataError(
                     f"{checkpoint}: holds the model alone, without the classes of cosface that learned beside it; begin without "
                     "--resume_from_checkpoint"
                 )
-            self.classifier.load_state_dict(load_tree(path))
-        if isinstance(self.sampler, PlaceSampler) and checkpoint is not None:
-            path = Path(checkpoint) / ORDER
-            if path.is_file():
-                drawn = load_tree(path)
-                self.sampler.resume(drawn["epoch"], drawn["order"].numpy())
+            self.classifier.load_state_dict(load_tree(classes))
+        if isinstance(self.sampler, PlaceSampler) and order.is_file():
+            drawn = load_tree(order)
+            self.sampler.resume(drawn["epoch"], drawn["order"].numpy())
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         descriptors, n = torch.from_numpy(np.asarray(prediction.predictions)), self.database_rows
@@ -155,10 +149,7 @@ class PlacePhaseTrainer(PhaseTrainer):
         return {"loss": self._validation_loss(descriptors, points)} | metrics
 
     def _validation_loss(self, descriptors: torch.Tensor, points: np.ndarray) -> float:
-        """The loss of queries among each other and with the database around them, in batches as in training.
-
-        NaN where no two of them are one place: an answer may be right from farther away.
-        """
+        """The loss of queries and database in batches as in training; NaN where no two of them are one place."""
         batch = min(self.args.train_batch_size * self.args.world_size, len(points))
         positive_m, negative_m = self.config.positive_m, self.config.negative_m
         try:
@@ -202,18 +193,15 @@ class _Epochs(TrainerCallback):
 
 
 @torch.inference_mode()
-def head_descriptors(head: PlaceHead, features: torch.Tensor, batch_size: int = 1024) -> torch.Tensor:
+def head_descriptors(head: PlaceHead, features: torch.Tensor) -> torch.Tensor:
     """The head's descriptors of cached features, (n, d) float32 on the CPU; the head's own mode is left alone."""
     device = next(chain(head.parameters(), head.buffers())).device
     head = in_eval_mode(head)
-    return torch.cat([head(part.to(device)).descriptors.cpu() for part in features.split(batch_size)])
+    return torch.cat([head(part.to(device)).descriptors.cpu() for part in features.split(1024)])
 
 
 def make_sampler(rows, config, args: PlaceTrainingArguments) -> PlaceSampler:
-    """Batches of places from the training images.
-
-    Args:
-        rows: a dataset of drives.
+    """Batches of places from a dataset of drives, the training images.
 
     Raises:
         DataError: no two images lie within `positive_m`, a `clique_m` beyond it, or a `heading_deg` where no heading is known.
@@ -264,13 +252,9 @@ def head_table(parts: Sequence, features: torch.Tensor, clusters_m: float | None
         features: (n, ...) of these images.
         clusters_m: radius of the reference implementation's clusters; None: there are none.
     """
-    points = np.concatenate([points_of(part) for part in parts])
-    headings = np.concatenate([headings_of(part) for part in parts])
-    columns = {
-        "features": features,
-        "coordinates": torch.from_numpy(points),
-        "headings": torch.from_numpy(headings).float(),
-    }
+    points, headings = (np.concatenate([of(part) for part in parts]) for of in (points_of, headings_of))
+    columns = {"features": features, "coordinates": torch.from_numpy(points)}
+    columns["headings"] = torch.from_numpy(headings).float()
     if clusters_m is not None:
         columns["clusters"] = torch.from_numpy(greedy_clusters(points, clusters_m))
     return TensorDictDataset(**columns)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from geohf.errors import DataError, require_whole
+from geohf.errors import require_whole
 from geohf.models.pipelines import GeoPipeline
 from geohf.place.head import GeoPlaceOutput
-from geohf.place.verification import UNVERIFIED
 from geohf.vision.weights import in_eval_mode
 
 
@@ -32,17 +31,10 @@ class PlaceRecognitionPipeline(GeoPipeline):
             if batch_size is not None:
                 kwargs["batch_size"] = batch_size
             return super().__call__(inputs, *args, images=images, **kwargs)
-        if "index" not in options:
-            raise DataError("drives are searched for in an index: give one")
-        if options.pop("backend", "exact") != "exact":
-            raise DataError("drives are searched for exactly: leave the backend out")
-        if options.pop("verify", 0):
-            raise DataError(f"{UNVERIFIED}: leave verify, or center and method, out")
-        frames = images if inputs is None else inputs
+        index, frames = self.model.index_of_drives(options), images if inputs is None else inputs
         options = {"center": "none", "method": None} | options
-        answers = self.model.predict_sequences(
-            frames, batch_size=batch_size or self._batch_size or 1, **options
-        )
+        size = batch_size or self._batch_size or 1
+        answers = self.model.predict_sequences(frames, index, batch_size=size, **options)
         return [asdict(answer) for answer in answers]
 
     def _sanitize_parameters(self, **options):

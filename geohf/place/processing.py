@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from geohf.data.rows import positions_of
 from geohf.data.samples import samples_of
 from geohf.vision.processing import GeoImageProcessor
+
+if TYPE_CHECKING:
+    from geohf.place.modeling import GeoPlaceModel
 
 
 class GeoPlaceImageProcessor(GeoImageProcessor):
@@ -24,13 +27,6 @@ class GeoPlaceImageProcessor(GeoImageProcessor):
         return {"pixel_values": self.pixel_values(list(samples_of(images)), augment)}
 
 
-class HasProcessor(Protocol):
-    """A model that knows how its pictures are made ready."""
-
-    @property
-    def processor(self) -> Any: ...
-
-
 class PlaceCollator:
     """Rows of a dataset of drives to a batch of pixels, degrees and headings.
 
@@ -38,7 +34,7 @@ class PlaceCollator:
         model: gives the processor.
     """
 
-    def __init__(self, model: HasProcessor):
+    def __init__(self, model: GeoPlaceModel):
         self.processor = model.processor
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:

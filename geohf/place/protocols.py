@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from geohf.errors import require_choice, require_whole
+from geohf.errors import DataError, listed, require_whole
 from geohf.io import natural_key
 
 logger = logging.getLogger(__name__)
@@ -62,43 +62,42 @@ def find_sets(root: str | os.PathLike) -> Sets | None:
         database = next((folder / name for name in _DATABASES if (folder / name).is_dir()), None)
         if database is None:
             continue
-        names = sorted(
-            (
-                path
-                for path in folder.iterdir()
-                if path.is_dir() and path.name.startswith(("queries", "query"))
-            ),
-            key=natural_key,
-        )
-        if names:
-            return Sets(_source(database), {path.name: _source(path) for path in names})
+        named = (path for path in folder.iterdir() if path.name.startswith(("queries", "query")))
+        queries = sorted(filter(Path.is_dir, named), key=natural_key)
+        if queries:
+            return Sets(_source(database), {path.name: _source(path) for path in queries})
     return None
 
 
 def expand(sources: dict[str, list]) -> dict[str, list]:
-    """Sources of a run, where a root of test queries stands for its queries and, if none is given, its database."""
-    set_lists = [find_sets(root) for root in sources["test"]]
-    if None in set_lists or not set_lists:
+    """Sources of a run, where a root of test queries stands for its queries and, if none is given, its database.
+
+    Raises:
+        DataError: a root and other test queries, and no database for both.
+    """
+    roots = {root: find_sets(root) for root in sources["test"]}
+    databases = [sets.database for sets in roots.values() if sets is not None]
+    if not databases:
         return sources
-    sets = [one for one in set_lists if one is not None]
-    queries = [path for one in sets for path in one.queries.values()]
-    databases = sources["database"] or [one.database for one in sets]
-    return sources | {"test": queries, "database": databases}
+    lone = [root for root, sets in roots.items() if sets is None]
+    if lone and not sources["database"]:
+        raise DataError(
+            f"{listed(lone)}: queries without a database of their own stand beside a folder that has one, {databases[0]}: say "
+            "with --database_csv what both are searched in"
+        )
+    queries = [
+        path for root, sets in roots.items() for path in ([root] if sets is None else sets.queries.values())
+    ]
+    return sources | {"test": queries, "database": sources["database"] or databases}
 
 
 def check_sizes(name: str | None, database: int, queries: int) -> None:
-    """Warn where a set is not the one that its name stands for.
-
-    Raises:
-        DataError: an unknown name.
-    """
-    require_choice((*BENCHMARKS, None), benchmark=name)
-    if name is not None and (database, queries) != tuple(BENCHMARKS[name]):
-        known = BENCHMARKS[name]
+    """Warn where a set is not the one that its name stands for."""
+    if name is not None and (database, queries) != BENCHMARKS[name]:
         logger.warning(
             "%s has %d database images and %d queries, and here are %d and %d: the numbers do not compare with published "
             "ones",
-            *(name, known.database, known.queries, database, queries),
+            *(name, *BENCHMARKS[name], database, queries),
         )
 
 
@@ -107,11 +106,7 @@ def _source(folder: Path) -> Path:
 
 
 def recalls_of(benchmark: str | None, recalls: Sequence[int] | None, usual: Sequence[int]) -> tuple[int, ...]:
-    """The N of recall at N: those that are asked for, a benchmark's, or the usual ones.
-
-    Raises:
-        DataError: one that is no whole number above 0.
-    """
+    """The N of recall at N: those that are asked for (DataError, if not whole and above 0), a benchmark's, or the usual ones."""
     for count in recalls or ():
         require_whole(1, recalls=count)
     return tuple(recalls or (RECALLS if benchmark else usual))

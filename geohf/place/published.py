@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,32 +38,17 @@ PATCH, OFFSET = 14, 0.1  # of DINOv2; its own interpolation of positions adds a 
 
 @dataclass
 class Contents:
-    """A published file, read: what model it needs, and its tensors in the model's shapes.
-
-    Attributes:
-        tower: the backbone's config.
-        feature_map: channels, rows and columns.
-        fields: of the config, about pooling.
-        prefixes: published beginning of a name -> ours.
-        tensors: published name -> tensor.
-    """
+    """A published file, read: what model it needs, and its tensors in the model's shapes."""
 
     tower: TimmTowerConfig
-    feature_map: list[int]
-    fields: dict[str, Any]
-    prefixes: dict[str, str]
-    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    def our_name(self, name: str) -> str:
-        """Of a published name, the model's; the name as it is where the model has none."""
-        return _with(self.prefixes, name)
-
-    def their_name(self, name: str) -> str:
-        """The other way round."""
-        return _with({ours: theirs for theirs, ours in self.prefixes.items()}, name)
+    feature_map: list[int]  # channels, rows and columns
+    prefixes: dict[str, str]  # published beginning of a name -> ours
+    tensors: dict[str, torch.Tensor]  # by their published names
+    fields: dict[str, Any] = field(default_factory=dict)  # of the config, about pooling
 
 
 def _with(prefixes: Mapping[str, str], name: str) -> str:
+    """The name with another beginning; as it is where none is known."""
     longest = max((before for before in prefixes if name.startswith(before)), key=len, default="")
     return prefixes.get(longest, "") + name.removeprefix(longest)
 
@@ -85,12 +71,12 @@ def _count(tensors: Tensors, pattern: str) -> int:
 
 def _resnet(
     tensors: Tensors, prefix: str, names: tuple[str, ...], size: Size, file: str | os.PathLike
-) -> tuple[TimmTowerConfig, list[int], dict[str, str]]:
+) -> Contents:
     """A ResNet of torchvision whose layers bear these names; with fewer names than `LAYERS` it is cut."""
     third = f"{prefix}{names[4]}"
     blocks = _count(tensors, rf"{re.escape(third)}\.(\d+)\.")
-    own = [name for name in tensors if name.startswith(prefix)]
-    architecture = RESNETS.get((blocks, any(".conv3." in name for name in own)))
+    bottleneck = any(".conv3." in name for name in tensors if name.startswith(prefix))
+    architecture = RESNETS.get((blocks, bottleneck))
     if architecture is None:
         raise DataError(
             f"{file}: its backbone is none of {', '.join(RESNETS.values())}: {third} has {blocks} blocks"
@@ -101,13 +87,11 @@ def _resnet(
     channels = (512 if architecture == "resnet18" else 2048) // (2 if cut else 1)
     tower = TimmTowerConfig(architecture=architecture, image_size=224, stages=len(names) - 2 if cut else None)
     prefixes = {f"{prefix}{a}.": f"tower.timm.{b}." for a, b in zip(names, LAYERS, strict=False)}
-    step = 16 if cut else 32
-    return tower, [channels, -(-size[0] // step), -(-size[1] // step)], prefixes
+    rows, columns = (-(-side // (16 if cut else 32)) for side in size)
+    return Contents(tower, [channels, rows, columns], prefixes, dict(tensors))
 
 
-def _dinov2(
-    tensors: Tensors, prefix: str, norm: bool, size: Size, file: str | os.PathLike
-) -> tuple[TimmTowerConfig, list[int], dict[str, str], dict[str, torch.Tensor]]:
+def _dinov2(tensors: Tensors, prefix: str, norm: bool, size: Size, file: str | os.PathLike) -> Contents:
     """DINOv2, its position embeddings brought to the size as DINOv2 itself does; with or without its last norm."""
     if any(side % PATCH or side < PATCH for side in size):
         raise DataError(f"image_size must be multiples of {PATCH} pixels, got {size}")
@@ -122,13 +106,10 @@ def _dinov2(
     unused = [f"{prefix}mask_token", *([] if norm else [f"{prefix}norm.weight", f"{prefix}norm.bias"])]
     kept = {name: tensor for name, tensor in tensors.items() if name not in unused}
     kept[f"{prefix}pos_embed"] = _positions(tensors[f"{prefix}pos_embed"], rows, columns)
-    args: dict[str, Any] = {"img_size": list(size), "depth": depth}
-    tower = TimmTowerConfig(
-        architecture=f"{DINOV2[width]}_patch14_dinov2",
-        image_size=max(size),
-        model_args=args if norm else args | {"final_norm": False},
-    )
-    return tower, [width, rows, columns], {prefix: "tower.timm."}, kept
+    args = {"img_size": list(size), "depth": depth} | ({} if norm else {"final_norm": False})
+    architecture = f"{DINOV2[width]}_patch14_dinov2"
+    tower = TimmTowerConfig(architecture=architecture, image_size=max(size), model_args=args)
+    return Contents(tower, [width, rows, columns], {prefix: "tower.timm."}, kept)
 
 
 def _positions(embedding: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
@@ -147,52 +128,55 @@ def _positions(embedding: torch.Tensor, rows: int, columns: int) -> torch.Tensor
 
 def read_cosplace(tensors: Tensors, size: Size, file: str | os.PathLike) -> Contents:
     """CosPlace and EigenPlaces: a ResNet, lengths of 1, GeM and one linear layer."""
-    tower, feature_map, prefixes = _resnet(tensors, "backbone.", CHILDREN, size, file)
+    contents = _resnet(tensors, "backbone.", CHILDREN, size, file)
     out, _ = _shape(tensors, "aggregation.3.weight", 2, file)
-    prefixes |= {"aggregation.1.p": "head.aggregate.gem.p", "aggregation.3.": "head.aggregate.linear."}
-    return Contents(tower, feature_map, {"pooling": "gem_linear", "gem_dim": out}, prefixes, dict(tensors))
+    contents.fields |= {"pooling": "gem_linear", "gem_dim": out}
+    contents.prefixes["aggregation.1.p"] = "head.aggregate.gem.p"
+    contents.prefixes["aggregation.3."] = "head.aggregate.linear."
+    return contents
 
 
 def read_mixvpr(tensors: Tensors, size: Size, file: str | os.PathLike) -> Contents:
     """MixVPR on a ResNet that is cut behind its third stage."""
-    tower, feature_map, prefixes = _resnet(tensors, "backbone.model.", LAYERS[:-1], size, file)
+    contents = _resnet(tensors, "backbone.model.", LAYERS[:-1], size, file)
     channels, _ = _shape(tensors, "aggregator.channel_proj.weight", 2, file)
     rows, places = _shape(tensors, "aggregator.row_proj.weight", 2, file)
-    if places != feature_map[1] * feature_map[2]:
+    _, high, wide = contents.feature_map
+    if places != high * wide:
         raise DataError(
-            f"{file}: mixes maps of {places} places, and pictures of {size[0]} x {size[1]} pixels have "
-            f"{feature_map[1]} x {feature_map[2]}; leave --image_size out"
+            f"{file}: mixes maps of {places} places, and pictures of {size[0]} x {size[1]} pixels have {high} x {wide}; "
+            "leave --image_size out"
         )
     depth = _count(tensors, r"aggregator\.mix\.(\d+)\.")
-    for i in range(depth):
-        for theirs, ours in (("0", "norm"), ("1", "hidden"), ("3", "out")):
-            prefixes[f"aggregator.mix.{i}.mix.{theirs}."] = f"head.aggregate.mixers.{i}.{ours}."
-    prefixes |= {
-        "aggregator.channel_proj.": "head.aggregate.channels.",
-        "aggregator.row_proj.": "head.aggregate.rows.",
+    contents.prefixes |= {
+        f"aggregator.mix.{i}.mix.{theirs}.": f"head.aggregate.mixers.{i}.{ours}."
+        for i in range(depth)
+        for theirs, ours in (("0", "norm"), ("1", "hidden"), ("3", "out"))
     }
+    contents.prefixes["aggregator.channel_proj."] = "head.aggregate.channels."
+    contents.prefixes["aggregator.row_proj."] = "head.aggregate.rows."
     # the published code has had this layer with a bias and without one
-    filled = {"aggregator.row_proj.bias": torch.zeros(rows)} | dict(tensors)
-    fields = {"pooling": "mixvpr", "mix_depth": depth, "mix_channels": channels, "mix_rows": rows}
-    return Contents(tower, feature_map, fields, prefixes, filled)
+    contents.tensors.setdefault("aggregator.row_proj.bias", torch.zeros(rows))
+    contents.fields |= {"pooling": "mixvpr", "mix_depth": depth, "mix_channels": channels, "mix_rows": rows}
+    return contents
 
 
 def read_boq(tensors: Tensors, size: Size, file: str | os.PathLike) -> Contents:
     """BoQ, on DINOv2 without its last norm or on a ResNet that is cut behind its third stage."""
-    kept = dict(tensors)
     if any(name.startswith("backbone.dino.") for name in tensors):
-        tower, feature_map, prefixes, kept = _dinov2(tensors, "backbone.dino.", False, size, file)
+        contents = _dinov2(tensors, "backbone.dino.", False, size, file)
     else:
-        tower, feature_map, prefixes = _resnet(tensors, "backbone.net.", CHILDREN[:-1], size, file)
+        contents = _resnet(tensors, "backbone.net.", CHILDREN[:-1], size, file)
     _, queries, width = _shape(tensors, "aggregator.boqs.0.queries", 3, file)
-    fields = {
+    contents.prefixes["aggregator."] = "head.aggregate."
+    contents.fields |= {
         "pooling": "boq",
         "boq_channels": width,
         "boq_queries": queries,
         "boq_blocks": _count(tensors, r"aggregator\.boqs\.(\d+)\."),
         "boq_rows": _shape(tensors, "aggregator.fc.weight", 2, file)[0],
     }
-    return Contents(tower, feature_map, fields, prefixes | {"aggregator.": "head.aggregate."}, kept)
+    return contents
 
 
 def read_salad(tensors: Tensors, size: Size, file: str | os.PathLike) -> Contents:
@@ -211,56 +195,45 @@ def read_megaloc(tensors: Tensors, size: Size, file: str | os.PathLike) -> Conte
 
 def read_fol(tensors: Tensors, size: Size, file: str | os.PathLike) -> Contents:
     """FoL's global descriptor: SALAD whose bin is scored by attention. Its local features are left out."""
-    layers = [f"upconv{i}.{kind}" for i in ("", "2") for kind in ("weight", "bias")]
-    for name in layers:
-        _shape(tensors, name, 4 if name.endswith("weight") else 1, file)
-    contents = _salad(
-        {name: t for name, t in tensors.items() if name not in layers},
-        "backbone.model.",
-        "aggregator.",
-        size,
-        file,
-    )
+    kept = dict(tensors)
+    for name, dims in (("upconv.weight", 4), ("upconv.bias", 1), ("upconv2.weight", 4), ("upconv2.bias", 1)):
+        _shape(tensors, name, dims, file)
+        del kept[name]
+    contents = _salad(kept, "backbone.model.", "aggregator.", size, file)
     contents.fields["salad_attention"] = True
     return contents
 
 
 def _salad(tensors: Tensors, backbone: str, head: str, size: Size, file: str | os.PathLike) -> Contents:
-    tower, feature_map, prefixes, kept = _dinov2(tensors, backbone, True, size, file)
-    fields = {
+    contents = _dinov2(tensors, backbone, True, size, file)
+    contents.prefixes[head] = "head.aggregate."
+    contents.fields |= {
         "pooling": "salad",
         "clusters": _shape(tensors, f"{head}score.3.weight", 4, file)[0],
         "cluster_dim": _shape(tensors, f"{head}cluster_features.3.weight", 4, file)[0],
         "token_dim": _shape(tensors, f"{head}token_features.2.weight", 2, file)[0],
     }
-    for name, tensor in kept.items():
+    for name, tensor in contents.tensors.items():
         if name.startswith(head) and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
-            kept[name] = tensor.flatten(1)  # convolutions of one pixel
-    return Contents(tower, feature_map, fields, prefixes | {head: "head.aggregate."}, kept)
+            contents.tensors[name] = tensor.flatten(1)  # convolutions of one pixel
+    return contents
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What is known of a published model beside its file.
+    """What is known of a published model beside its file."""
 
-    Attributes:
-        title: as cards name it.
-        license: of the weights; None where their authors state none.
-        image_size: height and width that it was published for.
-        resample: Pillow's number of the interpolation.
-        read: of its files.
-    """
-
-    title: str
-    license: str | None
-    image_size: Size
-    resample: int
-    read: Callable[[Tensors, Size, str | os.PathLike], Contents]
+    title: str  # as cards name it
+    license: str | None  # of the weights; None where their authors state none
+    image_size: Size  # height and width that it was published for
+    resample: int  # Pillow's number of the interpolation
+    read: Callable[[Tensors, Size, str | os.PathLike], Contents]  # of its file
 
 
 # the code is under MIT; whether this covers weights that were trained on Street View, its author leaves open
 STREET_VIEW = "mit-code-street-view-weights"
 BILINEAR, BICUBIC = 2, 3
+BOQ = "BoQ (github.com/amaralibey/Bag-of-Queries)"
 LAYOUTS = {
     "cosplace": Layout(
         "CosPlace (github.com/gmberton/CosPlace)", STREET_VIEW, (480, 640), BILINEAR, read_cosplace
@@ -273,15 +246,11 @@ LAYOUTS = {
     "cliquemining": Layout(
         "CliqueMining (github.com/serizba/cliquemining)", None, (322, 322), BILINEAR, read_salad
     ),
-    "boq-dinov2": Layout("BoQ (github.com/amaralibey/Bag-of-Queries)", "mit", (322, 322), BICUBIC, read_boq),
-    "boq-resnet50": Layout(
-        "BoQ (github.com/amaralibey/Bag-of-Queries)", "mit", (384, 384), BICUBIC, read_boq
-    ),
+    "boq-dinov2": Layout(BOQ, "mit", (322, 322), BICUBIC, read_boq),
+    "boq-resnet50": Layout(BOQ, "mit", (384, 384), BICUBIC, read_boq),
     "fol": Layout("FoL (github.com/chenshunpeng/FoL)", "apache-2.0", (504, 504), BILINEAR, read_fol),
     "megaloc": Layout("MegaLoc (github.com/gmberton/MegaLoc)", "mit", (322, 322), BILINEAR, read_megaloc),
 }
-
-
 PUBLISHED = {name: layout.title for name, layout in LAYOUTS.items()}
 
 
@@ -293,18 +262,13 @@ def load_published(
     layout, tensors = LAYOUTS[name], read_tensors(file)
     height, width = image_size or layout.image_size
     contents = layout.read(tensors, (height, width), file)
-    size = {"height": height, "width": width}
-    mean, std = IMAGENET
+    size, (mean, std) = {"height": height, "width": width}, map(list, IMAGENET)
+    seen = {"size": size, "crop_size": size, "resample": layout.resample}
+    seen |= {"image_mean": mean, "image_std": std}
     with as_data_error():
         config = GeoPlaceConfig(
             vision_config=contents.tower,
-            image_processor={
-                "size": size,
-                "crop_size": size,
-                "resample": layout.resample,
-                "image_mean": list(mean),
-                "image_std": list(std),
-            },
+            image_processor=seen,
             feature_size=contents.feature_map[0],
             feature_map=contents.feature_map,
             projection_dim=None,
@@ -313,6 +277,7 @@ def load_published(
             backbone_license=layout.license,
             **contents.fields,
         )
-    model = kind(config)
-    fill_published(model, contents.tensors, contents.our_name, contents.their_name, file)
+    model, back = kind(config), {ours: theirs for theirs, ours in contents.prefixes.items()}
+    names = partial(_with, contents.prefixes), partial(_with, back)  # ours of theirs, and the other way round
+    fill_published(model, contents.tensors, *names, file)
     return model.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -43,18 +44,15 @@ class PlaceRetrieval(GeoPreTrainedModel):
         """A digest of all weights, their type, and how pictures are made ready: descriptors compare only where all are the same."""
         # hashing takes as long as a photograph, so it is done again only where a tensor was changed or replaced
         state = weights_checksum(self)
-        known, fingerprint = self._hashed
-        if known != state:
-            fingerprint = f"{weights_fingerprint(self)} {str(self.dtype).removeprefix('torch.')}"
-            self._hashed = (state, fingerprint)
-        return f"{fingerprint} {sight_of(self.processor, self.config.pooling)}"
+        if self._hashed[0] != state:
+            kind = str(self.dtype).removeprefix("torch.")
+            self._hashed = state, f"{weights_fingerprint(self)} {kind}"
+        return f"{self._hashed[1]} {sight_of(self.processor, self.config.pooling)}"
 
     def encode(self, images: Any, batch_size: int = 32) -> np.ndarray:
         """(n, d) float32 descriptors of length 1, of anything that `predict` takes."""
         descriptors = [answer.descriptor for answer in self.predict(images, batch_size)]
-        return (
-            np.stack(descriptors) if descriptors else np.empty((0, self.config.descriptor_size), np.float32)
-        )
+        return np.array(descriptors, np.float32).reshape(-1, self.config.descriptor_size)
 
     def predict(
         self,
@@ -96,11 +94,7 @@ class PlaceRetrieval(GeoPreTrainedModel):
         return prepare, answer
 
     def check_verifiable(self, index: PlaceIndex | None) -> None:
-        """Refuse to verify in what has no local features; a warning, where no gate was learned.
-
-        Raises:
-            DataError: no index, one without local features, or one whose cosines are none that the gate was learned on.
-        """
+        """Raise DataError where no answer can be verified in this index; a warning, where no gate was learned."""
         if index is None:
             raise DataError("answers are verified in an index: give one")
         require_local(index.local, self.config)
@@ -137,9 +131,7 @@ class PlaceRetrieval(GeoPreTrainedModel):
         """Say where the photographs of drives were taken, with the order of their frames heard.
 
         Args:
-            inputs: tables and folders of drives, or photographs in the order of time, see
-                `geohf.place.frames.find_frames`.
-            sequences: the name of each photograph's drive, instead of what the inputs say.
+            inputs, sequences: drives, or photographs in the order of time, see `geohf.place.frames.find_frames`.
             center, method: see `geohf.place.sequences.center_descriptors` and `match_sequences`. The defaults look
                 at earlier frames only. Without a method frames answer one by one.
             top_k: answers to give, at most as many as the index holds.
@@ -147,16 +139,13 @@ class PlaceRetrieval(GeoPreTrainedModel):
 
         Returns:
             One answer per photograph, in the order of the inputs. Its `confidence` is the probability of the top answer
-            given the frames where `chained`; the answers of a drive whose order explains nothing are those of its single
-            frames with this `center`.
+            given the frames where `chained`; a drive whose order explains nothing answers frame by frame.
 
         Raises:
             DataError: an index of another model, see `match_sequences`.
         """
         check_options(center, method)
-        opened = self.open_index(index)
-        if opened is None:
-            raise DataError("drives are searched for in an index: give one")
+        opened = self.index_of_drives({"index": index})
         frames = find_frames(inputs, self.samples, sequences)
         descriptors = self.encode(frames.images, batch_size)
         return answer_drives(opened, descriptors, frames, self.config, center, method, top_k, near)
@@ -170,10 +159,9 @@ class PlaceRetrieval(GeoPreTrainedModel):
         method: Method | None = None,
         **options,
     ) -> int:
-        """As `GeoPreTrainedModel.predict_to_file`; with `center` or `method` drives answer as a whole.
+        """As `GeoPreTrainedModel.predict_to_file`; with `center` or `method` drives answer as a whole, see `predict_sequences`.
 
         Args:
-            center, method: see `predict_sequences`.
             options: of `predict`, and `on_error`.
 
         Raises:
@@ -182,17 +170,11 @@ class PlaceRetrieval(GeoPreTrainedModel):
         check_options(center, method)
         if center == "none" and method is None:
             return super().predict_to_file(sources, output, batch_size, **options)
-        index = self.open_index(options.pop("index", None))
-        if index is None:
-            raise DataError("drives are searched for in an index: give one with --index")
-        if options.pop("backend", "exact") != "exact":
-            raise DataError("drives are searched for exactly: leave --backend out")
-        if options.pop("verify", 0):
-            raise DataError(f"{UNVERIFIED}: leave --verify, or --center and --method, out")
+        index = self.index_of_drives(options)
         refuse_overwriting(output, sources if isinstance(sources, (list, tuple)) else [sources])
         frames = find_frames(sources, self.samples)
-        chosen = {"top_k": options.pop("top_k", 5), "near": options.pop("near", None)}
-        chosen |= {"center": center, "method": method}
+        chosen: dict[str, Any] = {"center": center, "method": method}
+        chosen |= {name: options.pop(name) for name in ("top_k", "near") if name in options}
         finish = partial(answer_rows, index, frames, self.config, chosen)
         inputs = Inputs([(frames.names, frames.images)])
         return super().predict_to_file(inputs, output, batch_size, finish=finish, **options)
@@ -220,12 +202,10 @@ class PlaceRetrieval(GeoPreTrainedModel):
         """Recall, and meters to the top answer, of queries that are searched for in a database.
 
         Args:
-            data: a folder with `database` and `queries` (or `queries_NAME`, several), itself or in `images/test`, see
-                `geohf.place.protocols`; or one with a `poses.csv` in each of its subfolders, in the order of their names,
-                or a table or folder that `load_drives` takes, with a column of sequences, whose first drive is the
-                database while the others ask.
-            center, method: how the frames of a drive answer together, see `predict_sequences`; by default each
-                answers alone.
+            data: a folder with `database` and `queries` (or several `queries_NAME`), itself or in `images/test`, see
+                `geohf.place.protocols`; or a folder of drives with a `poses.csv` each, or a table or folder that
+                `load_drives` takes, with a column of sequences: the first drive is the database, and the others ask.
+            center, method: how the frames of a drive answer together, see `predict_sequences`; by default each alone.
             protocol: `utm`, the zone of coordinates without one (planar meters where a folder of `database` and
                 `queries` has none); `radius_m`, meters within which an answer is right (the config's `confidence_m`);
                 `recalls`, the N of recall; `rule`, which of both `r1`, `r5`, ... follow; `benchmark`, a name of
@@ -235,8 +215,7 @@ class PlaceRetrieval(GeoPreTrainedModel):
 
         Returns:
             See `geohf.place.metrics.place_metrics`, and `database`, its size, and `verified`, queries whose answers
-            were; with several sets of queries the names
-            begin with `NAME/`.
+            were; with several sets of queries the names begin with `NAME/`.
 
         Raises:
             DataError: a single drive, queries that are in the database, see `load_drives` and `retrieve`.
@@ -249,12 +228,28 @@ class PlaceRetrieval(GeoPreTrainedModel):
         """The index, loaded where it is a path, after a check that it belongs to this model."""
         if index is None:
             return None
+        if not isinstance(index, (PlaceIndex, str, os.PathLike)):
+            raise DataError(f"index is a PlaceIndex or a file's path, not a {type(index).__name__}")
         if not isinstance(index, PlaceIndex):
-            if not isinstance(index, (str, os.PathLike)):
-                raise DataError(f"index is a PlaceIndex or a file's path, not a {type(index).__name__}")
             path = Path(index)
-            index = load_once(path, path.stat().st_mtime_ns if path.exists() else 0)
+            # a copy: what a caller adds or removes is not in the file
+            index = copy.copy(load_once(path, path.stat().st_mtime_ns if path.exists() else 0))
         index.check_model(self)
+        return index
+
+    def index_of_drives(self, options: dict[str, Any]) -> PlaceIndex:
+        """The index of a call for drives, taken out of its options, with `backend` and `verify`, which must ask for nothing.
+
+        Raises:
+            DataError: no index, or one of another model; a backend or verification is asked for.
+        """
+        index = self.open_index(options.pop("index", None))
+        if index is None:
+            raise DataError("drives are searched for in an index: give one (--index of the command)")
+        if options.pop("backend", "exact") != "exact":
+            raise DataError("drives are searched for exactly: leave backend out")
+        if options.pop("verify", 0):
+            raise DataError(f"{UNVERIFIED}: leave verify, or center and method, out")
         return index
 
     def decode(
@@ -290,7 +285,6 @@ class PlaceRetrieval(GeoPreTrainedModel):
         if verify and maps is not None and index.local is not None:
             doubtful = gated(gap_of(similarity, index.points[rows], self.config.negative_m), self.config)
             similarity, rows = verified(similarity, rows, index.local, maps, doubtful, verify)
-        images = [[index.images[row] for row in some] for some in rows]
-        points = index.points[rows]
+        known = index.points, index.images
         fitted = index.axes is None
-        return predictions_of(descriptors, similarity, points, images, self.config, top_k, doubtful, fitted)
+        return predictions_of(descriptors, similarity, rows, *known, self.config, top_k, doubtful, fitted)

@@ -15,7 +15,7 @@ from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS
 from geohf.data.times import time_ns
 from geohf.errors import DataError
 from geohf.place.columns import CAMERA_COLUMNS, HEADINGS, SEQUENCE_COLUMNS, TIME_COLUMNS
-from geohf.place.drives import files_of, names_of
+from geohf.place.drives import drive_features, files_of, names_of
 
 LABELS = ("latitude", "longitude", "heading", "sequence", "camera", "time_ns")
 
@@ -29,7 +29,8 @@ def as_drives(rows):
     """
     if not hasattr(rows, "__len__") or isinstance(rows, (RowView, dict)):
         return rows
-    if {"image", *LABELS} <= set(getattr(rows, "column_names", None) or ()):
+    known, own = drive_features(), getattr(rows, "features", None) or {}
+    if "image" in own and all(own.get(name) == known[name] for name in LABELS):
         return rows
     return RowView(without_decoding(rows), _read_image, LABELS)
 
@@ -50,15 +51,8 @@ def _read_image(row: dict, number: int) -> dict:
             taken = time_ns(cell_of(row, ("time_ns", *TIME_COLUMNS)))
     except (DataError, TypeError, ValueError) as error:
         raise DataError(f"row {number}, heading, sequence, camera and time: {error}") from None
-    return {
-        "image": row["image"],
-        "latitude": latitude,
-        "longitude": longitude,
-        "heading": heading,
-        "sequence": sequence,
-        "camera": camera,
-        "time_ns": taken,
-    }
+    labels = latitude, longitude, heading, sequence, camera, taken
+    return {"image": row["image"], **dict(zip(LABELS, labels, strict=True))}
 
 
 def images_of(rows) -> Sequence:
@@ -68,33 +62,19 @@ def images_of(rows) -> Sequence:
 
 def join_rows(first, second):
     """Two datasets of drives, one after the other."""
-    if hasattr(first, "cast_column") and hasattr(second, "cast_column"):
-        from datasets import concatenate_datasets
-
-        return concatenate_datasets([without_decoding(first), without_decoding(second)])
+    from datasets import concatenate_datasets
     from torch.utils.data import ConcatDataset
 
-    return ConcatDataset([without_decoding(part) for part in (first, second)])
+    whole = hasattr(first, "cast_column") and hasattr(second, "cast_column")
+    return (concatenate_datasets if whole else ConcatDataset)([*map(without_decoding, (first, second))])
 
 
 def short_names(*parts) -> list[list[str]]:
-    """What the images of datasets of drives are called: paths without the folder that holds them all.
-
-    Of images that came as bytes or in memory, the name that they came with, or their number.
-    """
-    named = [names_of(part) for part in parts]
-    files = [[isinstance(image, str) for image in images_of(part)] for part in parts]
-    folders = [
-        os.path.dirname(os.path.abspath(name))
-        for names, are_files in zip(named, files, strict=True)
-        for name, is_file in zip(names, are_files, strict=True)
-        if is_file
+    """What images of drives are called: paths without the folder that holds them all; see `names_of` for those in memory."""
+    named = [
+        [(name, isinstance(image, str)) for name, image in zip(names_of(part), images_of(part), strict=True)]
+        for part in parts
     ]
+    folders = {os.path.dirname(os.path.abspath(name)) for part in named for name, is_file in part if is_file}
     root = os.path.commonpath(folders) if folders else ""
-    return [
-        [
-            os.path.relpath(name, root) if is_file else name
-            for name, is_file in zip(names, are_files, strict=True)
-        ]
-        for names, are_files in zip(named, files, strict=True)
-    ]
+    return [[os.path.relpath(name, root) if is_file else name for name, is_file in part] for part in named]

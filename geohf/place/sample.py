@@ -13,7 +13,6 @@ it is, and a test can tell that from luck. Numbers measured here say nothing abo
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -40,18 +39,14 @@ _DRIVES: dict[str, tuple[Light, float, float, float, int]] = {
 
 
 def write_sample(folder: str | Path, seed: int = 0, size: int = 800) -> Path:
-    """Write the two drives: `noon/poses.csv`, `dusk/poses.csv` and `images/<camera>/<t_nsec>.png`.
+    """Write the two drives, and give the folder: `noon/poses.csv`, `dusk/poses.csv` and `images/<camera>/<t_nsec>.png`.
 
     The same arguments give the same bytes. A folder that holds the whole sample is left as it is.
 
     Args:
         folder: made where it does not exist.
         seed: of the town, the drives and the noise.
-        size: pictures of each drive, one every 5 m of the loop; the dusk drive stops between the stops of the
-            noon drive.
-
-    Returns:
-        The folder.
+        size: pictures of each drive, one every 5 m of the loop, those of dusk between those of noon.
 
     Raises:
         DataError: fewer than 40 pictures, or the folder holds files that no sample wrote; nothing in it is touched.
@@ -76,10 +71,8 @@ def _write_drive(folder: Path, name: str, loop: Loop, drive, size: int, number: 
         picture = photograph(loop, meters, aside, turned, eye_m, light, IMAGE_SIZE, rng)
         time = start + round(i * STEP_M / 8 * 1e9)  # at 8 m/s
         path = f"images/{CAMERA}/{time}.png"
-        content = io.BytesIO()
-        picture.save(content, "PNG", compress_level=1)
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content.getvalue())
+        picture.save(folder / path, "PNG", compress_level=1)
         east, north = loop.at(meters, aside) + rng.normal(0, _GPS_NOISE_M, 2)
         latitude = ORIGIN[0] + np.degrees(north / EARTH_RADIUS_M)
         longitude = ORIGIN[1] + np.degrees(east / EARTH_RADIUS_M / np.cos(np.radians(ORIGIN[0])))

@@ -22,11 +22,9 @@ _PATIENCE = 64
 class PlaceSampler(Sampler[int]):
     """Row numbers in an order whose every `batch_size` form a batch of places with `images_per_place` images each.
 
-    A place is an image drawn by lot and others within the radius of it: no clusters, whose borders would tear
-    neighbors apart. Images of other drives are preferred for half of them, since they differ the most. Places of
-    one batch lie apart where there are enough, so that they are negatives of each other.
-
-    Several processes that draw with one seed draw the same; each takes its part of a batch.
+    A place is an image drawn by lot and others within the radius of it, half of them of other drives where there are
+    some, as these differ the most. Places of one batch lie apart where there are enough, so that they are negatives of
+    each other. Several processes that draw with one seed draw the same; each takes its part of a batch.
 
     Args:
         points: (n, 2) latitude and longitude in degrees.
@@ -36,12 +34,10 @@ class PlaceSampler(Sampler[int]):
         apart_m: places of one batch lie farther apart than this where that is possible.
         sequences: (n,) drive of each image, numbers or names; None: all are of one.
         headings, heading_deg: images of one place look the same way within so many degrees, where known.
-        hard_share: share of a batch's places that are taken for being mistaken for each other, once
-            `set_descriptors` was called.
+        hard_share: share of a batch's places that are mistaken for each other, once `set_descriptors` was called.
         seed: of the lot; each epoch draws anew. `order` has the rows of the last one.
-        cliques: images of one place lie within the radius of each other, and not only of the one that was drawn, as in
-            Izquierdo and Civera, Close, But Not There: Boosting Geographic Distance Sensitivity in Visual Place
-            Recognition, ECCV 2024; `hard_share` is what makes the places of a batch alike.
+        cliques: images of one place lie within the radius of each other, too (Izquierdo and Civera, Close, But Not There:
+            Boosting Geographic Distance Sensitivity in Visual Place Recognition, ECCV 2024).
 
     Raises:
         DataError: no two images lie within the radius of each other.
@@ -62,16 +58,14 @@ class PlaceSampler(Sampler[int]):
         cliques: bool = False,
     ):
         if images_per_place < 2 or batch_size < 2 * images_per_place:
-            raise DataError(
-                f"a batch of {batch_size} images does not hold two places of {images_per_place} images; a place needs "
-                "at least 2"
-            )
+            told = f"does not hold two places of {images_per_place} images; a place needs at least 2"
+            raise DataError(f"a batch of {batch_size} images {told}")
         points = np.asarray(points, np.float64)
-        self.batch_size, self.images_per_place, self.seed, self.epoch = batch_size, images_per_place, seed, 0
-        self.hard_share = hard_share
+        self.batch_size, self.images_per_place, self.hard_share = batch_size, images_per_place, hard_share
+        self.seed, self.epoch = seed, 0
         self.descriptors: np.ndarray | None = None
         self.order: np.ndarray | None = None
-        self._resumed: tuple[int, np.ndarray] | None = None
+        self._resumed = -1, np.empty(0, np.int64)  # an epoch, and its order
         self.sequences = (
             np.zeros(len(points), int) if sequences is None else np.unique(sequences, return_inverse=True)[1]
         )
@@ -103,7 +97,7 @@ class PlaceSampler(Sampler[int]):
         self.epoch = epoch
 
     def resume(self, epoch: int, order: np.ndarray) -> None:
-        """Take the order of an epoch from a checkpoint: the view of the images that hard places were found by is gone."""
+        """Take the order of an epoch from a checkpoint: the descriptors that found its hard places are gone."""
         self._resumed = epoch, order
 
     def set_descriptors(self, descriptors: torch.Tensor) -> None:
@@ -111,9 +105,8 @@ class PlaceSampler(Sampler[int]):
         self.descriptors = descriptors.detach().float().cpu().numpy()
 
     def __iter__(self) -> Iterator[int]:
-        if self._resumed is not None and (self._resumed[0], len(self._resumed[1])) == (self.epoch, len(self)):
-            self.order = self._resumed[1]
-        else:
+        epoch, self.order = self._resumed
+        if (epoch, len(self.order)) != (self.epoch, len(self)):
             self.order = np.fromiter(self._draw(), np.int64, len(self))
         yield from self.order.tolist()
 
@@ -144,8 +137,6 @@ class PlaceSampler(Sampler[int]):
         return batch[: self.batch_size]
 
     def _near(self, anchor: int, places: list[int]) -> bool:
-        if not places:
-            return False
         gap = self._vectors[places] - self._vectors[anchor]
         return bool((np.einsum("ij,ij->i", gap, gap) <= self._apart_m**2).any())
 
@@ -179,10 +170,7 @@ class PlaceSampler(Sampler[int]):
             return []
         pool = rng.choice(self.anchors, min(_CANDIDATES, len(self.anchors)), replace=False).tolist()
         places = [pool[0]]
-        ranked = np.argsort(-(self.descriptors[pool] @ self.descriptors[pool[0]]), kind="stable")
-        for at in ranked:
-            if len(places) == count:
-                break
-            if not self._near(pool[at], places):
+        for at in np.argsort(-(self.descriptors[pool] @ self.descriptors[pool[0]]), kind="stable"):
+            if len(places) < count and not self._near(pool[at], places):
                 places.append(pool[at])
         return places

@@ -77,11 +77,7 @@ def top_k(database, queries, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def check_question(size: int, count: int, queries: torch.Tensor, k: int) -> None:
-    """Refuse queries that do not compare with a database of `count` descriptors of length `size`, and a wrong k.
-
-    Raises:
-        DataError: so it is.
-    """
+    """Raise DataError for queries that do not compare with `count` descriptors of length `size`, and for a wrong k."""
     if size != queries.shape[1]:
         raise DataError(
             f"the database has descriptors of length {size} and the queries of {queries.shape[1]}: they come from "
@@ -110,29 +106,21 @@ def best_of_blocks(
     count: int, scores: Callable[[slice], torch.Tensor], k: int, rows: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(q, k) best scores, descending, and their rows, of (q, rows) scores at a time of `count` rows."""
-    best: torch.Tensor | None = None
-    where: torch.Tensor | None = None
-    for start in range(0, count, rows):
-        beyond = best[:, -1:] if best is not None and best.shape[1] == k else None
+    best, where = top_columns(scores(slice(0, rows)), k)
+    for start in range(rows, count, rows):
+        beyond = best[:, -1:] if best.shape[1] == k else None
         values, at = top_columns(scores(slice(start, start + rows)), k, beyond)
-        if not values.shape[1]:
-            continue
-        at = at + start
-        if best is not None and where is not None:
-            values, at = torch.cat([best, values], 1), torch.cat([where, at], 1)
-            values, order = values.topk(min(k, values.shape[1]), dim=1)
-            at = at.gather(1, order)
-        best, where = values, at
-    assert best is not None  # a database has rows
-    assert where is not None
+        if values.shape[1]:
+            values, at = torch.cat([best, values], 1), torch.cat([where, at + start], 1)
+            best, order = values.topk(min(k, values.shape[1]), dim=1)
+            where = at.gather(1, order)
     return best, where
 
 
 def rows_near(points: np.ndarray, near: Any) -> np.ndarray:
-    """Rows of points near a prior position, or near any of those of a prior drive.
+    """Rows of (n, 2) points in degrees near a prior position, or near any of those of a prior drive.
 
     Args:
-        points: (n, 2) degrees.
         near: latitude, longitude and a radius in meters, (3,) or (p, 3).
 
     Raises:
@@ -173,9 +161,7 @@ def top_columns(
     best = largest.topk(looked_into, dim=1).indices
     several = members.gather(2, best[:, None].expand(rows, _GROUP, looked_into)).flatten(1)
     values, at = several.topk(min(k, several.shape[1]), dim=1)
-    if not looked_into:
-        return values, at
-    return values, at // looked_into * groups + best.gather(1, at % looked_into)
+    return values, at // looked_into * groups + best.gather(1, at % looked_into) if looked_into else at
 
 
 def _faiss(database, queries, k) -> tuple[torch.Tensor, torch.Tensor]:

@@ -84,14 +84,9 @@ class PlaceSearches(GeoTrainer, PlacePhaseTrainer):
         if self.frozen:
             return self.model.tower
         tower = copy.deepcopy(self.model.tower)
-        weights = load_tensors(self.base_folder("finetune") / "model.safetensors")
-        tower.load_state_dict(
-            {
-                name.removeprefix("tower."): weight
-                for name, weight in weights.items()
-                if name.startswith("tower.")
-            }
-        )
+        named = load_tensors(self.base_folder("finetune") / "model.safetensors").items()
+        own = {name.removeprefix("tower."): weight for name, weight in named if name.startswith("tower.")}
+        tower.load_state_dict(own)
         return tower
 
     def frozen_descriptors(self, dataset) -> torch.Tensor:
@@ -106,10 +101,8 @@ class PlaceSearches(GeoTrainer, PlacePhaseTrainer):
         searched = self.database_of(rows)
         retrieval = retrieve(database, queries, points_of(searched), points_of(rows), self.radii_m)
         if self.center != "none" or self.sequence_method is not None:
-            parts, images = (database, queries), (searched, rows)
-            retrieval.values |= drive_recalls(
-                parts, images, self.radii_m[0], self.center, self.sequence_method
-            )
+            how = self.radii_m[0], self.center, self.sequence_method
+            retrieval.values |= drive_recalls((database, queries), (searched, rows), *how)
         return retrieval
 
     def learn_gate(self, rows, database: torch.Tensor, queries: torch.Tensor) -> None:
@@ -149,10 +142,9 @@ class PlaceSearches(GeoTrainer, PlacePhaseTrainer):
 
     def _described_database(self, queries) -> torch.Tensor:
         fingerprint, rows = self.model.fingerprint(), self.database_of(queries)
-        known = self._described.get(id(rows))
-        if known is None or known[0] != fingerprint:
-            self._described[id(rows)] = known = fingerprint, self.outputs(rows)
-        return known[1]
+        if self._described.get(id(rows), ("",))[0] != fingerprint:
+            self._described[id(rows)] = fingerprint, self.outputs(rows)
+        return self._described[id(rows)][1]
 
     def _search_frozen(self, rows) -> Retrieval:
         return self.search(rows, *map(self.frozen_descriptors, (self.database_of(rows), rows)))

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 Center = Literal["none", "database", "sequence", "online"]
 Method = Literal["filter", "smooth", "diagonal"]
 
-_GAP_STEPS = 5  # steps of a drive, see `split_at_gaps`
+_GAP_NS, _GAP_STEPS = 10 * 10**9, 5  # nanoseconds, and steps of a drive, see `split_at_gaps`
 _ONLINE_WEIGHT = 10.0  # frames that the database's mean counts for until the drive's own are known
 
 
@@ -51,8 +51,8 @@ def center_descriptors(
     database, queries = unit_descriptors(database, "database"), unit_descriptors(queries, "queries")
     if center == "none":
         return database, queries
-    mean, short = database.mean(0), 0
-    centered, drives = queries - mean, _drives(sequences, len(queries))
+    mean, drives = database.mean(0), _drives(sequences, len(queries))
+    centered = queries - mean
     moved = centered.clone()
     for rows in drives:
         drive = queries[rows]
@@ -61,8 +61,8 @@ def center_descriptors(
             moved[rows] = drive - (_ONLINE_WEIGHT * mean + drive.cumsum(0)) / (_ONLINE_WEIGHT + seen)
         elif center == "sequence" and len(drive) >= FEWEST:
             moved[rows] = drive - drive.mean(0)
-        short += center == "sequence" and len(drive) < FEWEST
-    if short:
+    short = sum(len(rows) < FEWEST for rows in drives)
+    if center == "sequence" and short:
         logger.warning(
             "%d of %d drives have fewer than %d frames, whose mean would be their places themselves: the database's mean is "
             "taken from them", short, len(drives), FEWEST,
@@ -72,18 +72,16 @@ def center_descriptors(
 
 @dataclass
 class SequenceMatches:
-    """The database images of each query of some drives, each drive answered as a whole.
+    """The database images of each query of some drives, each drive answered as a whole."""
 
-    Attributes:
-        rows: (q, k) database rows, best first.
-        posterior: (q, k) probability of each; for a drive that is not `chained`, of its frames one by one.
-        chained: (q,) bool: the drive's order explained its frames; where it did not, single frames answer.
-        evidence: {drive: nats by which its order beats the best of its shuffles}; only a positive one is believed.
-    """
-
-    rows: np.ndarray
-    posterior: np.ndarray
-    chained: np.ndarray
+    rows: np.ndarray  # (q, k) database rows, best first
+    posterior: (
+        np.ndarray
+    )  # (q, k) probability of each; for a drive that is not `chained`, of its frames one by one
+    chained: (
+        np.ndarray
+    )  # (q,) bool: the drive's order explained its frames; where it did not, single frames answer
+    # of each drive the nats by which its order beats the best of its shuffles; only a positive one is believed
     evidence: dict[str, float] = field(default_factory=dict)
 
 
@@ -163,27 +161,20 @@ def match_sequences(
         matches.rows[rows] = np.take_along_axis(chain.columns[rows], order, 1)
         matches.posterior[rows] = np.take_along_axis(posterior, order, 1)
     matches.rows = columns[matches.rows]
-    _tell_of_single_frames(matches)
-    return matches
-
-
-def _tell_of_single_frames(matches: SequenceMatches) -> None:
     alone = [name or "the drive" for name, nats in matches.evidence.items() if not nats > 0]
     if alone:
         logger.warning(
             "%d of %d drives answer frame by frame, as the order of their frames explains them no better than shuffles "
             "of it do, or they have fewer than %d: %s",
-            len(alone),
-            len(matches.evidence),
-            FEWEST,
-            listed(alone),
+            *(len(alone), len(matches.evidence), FEWEST, listed(alone)),
         )
+    return matches
 
 
-def split_at_gaps(sequences: Sequence, times_ns: Sequence[int | None], gap_s: float = 10.0) -> np.ndarray:
+def split_at_gaps(sequences: Sequence, times_ns: Sequence[int | None]) -> np.ndarray:
     """(q,) names of drives that begin anew after a gap in time.
 
-    A gap is longer than `gap_s` seconds and five times as long as the drive's frames are commonly apart: a camera that takes
+    A gap is longer than 10 seconds and five times as long as the drive's frames are commonly apart: a camera that takes
     a picture every half minute has none.
 
     >>> split_at_gaps(["a", "a", "a"], [0, 10**9, 10**12]).tolist()
@@ -195,7 +186,7 @@ def split_at_gaps(sequences: Sequence, times_ns: Sequence[int | None], gap_s: fl
         times = [times_ns[row] for row in rows]
         steps = [0 if None in pair else pair[1] - pair[0] for pair in pairwise(times)]
         common = sorted(steps)[(len(steps) - 1) // 2] if steps else 0
-        longest, part = max(gap_s * 1e9, _GAP_STEPS * common), 1
+        longest, part = max(_GAP_NS, _GAP_STEPS * common), 1
         for row, step in zip(rows[1:], steps, strict=True):
             part += not 0 <= step <= longest
             parts[row] = names[row] if part == 1 else f"{names[row]}, part {part}"
@@ -203,22 +194,19 @@ def split_at_gaps(sequences: Sequence, times_ns: Sequence[int | None], gap_s: fl
 
 
 def in_order(
-    rows: np.ndarray, sequences: Sequence, times_ns: Sequence[int | None]
+    sequences: Sequence, times_ns: Sequence[int | None]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows in the order of time within their drives, where all frames of a drive have one.
+    """Frames in the order of time within their drives, where all frames of a drive have one.
 
     Args:
-        rows: (q,) of all rows.
-        sequences, times_ns: of all rows; times in nanoseconds since 1970, None where unknown.
+        sequences, times_ns: of each frame; times in nanoseconds since 1970, None where unknown.
 
     Returns:
-        (q,) the rows; the drive of each, whose frames have camera and weather in common; and the part of it without a gap,
-        whose frames follow each other, see `split_at_gaps`.
+        (q,) numbers of the frames; the drive of each, and the part of it without a gap in time, see `split_at_gaps`.
     """
     names = np.asarray(sequences).astype(str)
     ordered = []
-    for some in rows_of_each(names[rows]):
-        drive = rows[some]
+    for drive in rows_of_each(names):
         times = [times_ns[row] for row in drive]
         known = [time for time in times if time is not None]
         if len(known) < len(times) and known != sorted(known):
@@ -232,7 +220,7 @@ def in_order(
 
 
 def drive_names(sequences: Sequence | np.ndarray) -> list[str]:
-    """The name of each image's drive, as text; `3.0` is `3`, which pandas writes so where a column has holes.
+    """The name of each image's drive, as text, see `label_of`.
 
     Raises:
         DataError: a text in place of the names, or images without one.
@@ -278,11 +266,7 @@ def _unit_or_else(moved: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def check_options(center: str = "none", method: str | None = None) -> tuple[Center, Method | None]:
-    """The names, refused where `Center` and `Method` do not have them; without a method frames answer one by one.
-
-    Raises:
-        DataError: one of them.
-    """
+    """The names, or DataError where `Center` and `Method` do not have them; without a method frames answer one by one."""
     require_choice(get_args(Center), center=center)
     require_choice((*get_args(Method), None), method=method)
     return cast(Center, center), cast("Method | None", method)

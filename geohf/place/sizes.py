@@ -59,12 +59,10 @@ def see_at(model: GeoPlaceModel, height: int, width: int) -> None:
 
 
 def _at_size(processing: dict[str, Any], height: int, width: int) -> dict[str, Any]:
-    before, size = processing["crop_size"], processing["size"]
+    before, size, crop = processing["crop_size"], processing["size"], {"height": height, "width": width}
     if "shortest_edge" in size:
         scale = max(height, width) / max(before["height"], before["width"])
         size = {"shortest_edge": max(round(scale * size["shortest_edge"]), height, width)}
-    elif "height" in size:
-        size = {"height": height, "width": width}
     else:
-        size = {"max_height": height, "max_width": width}
-    return processing | {"size": size, "crop_size": {"height": height, "width": width}}
+        size = crop if "height" in size else {"max_height": height, "max_width": width}
+    return processing | {"size": size, "crop_size": crop}

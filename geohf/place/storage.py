@@ -78,10 +78,8 @@ class FloatRows:
 
     def append(self, unit: torch.Tensor) -> FloatRows:
         """These rows and others."""
-        more = self.of(unit, self).tensors
-        return type(self)(
-            **{n: t if n in self.whole else torch.cat([t, more[n]]) for n, t in self.tensors.items()}
-        )
+        more, kept = self.of(unit, self).tensors, self.tensors
+        return type(self)(**{n: t if n in self.whole else torch.cat([t, more[n]]) for n, t in kept.items()})
 
     def top_k(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(q, k) cosines, descending, and rows, of (q, d) queries of length 1."""
@@ -166,10 +164,8 @@ class SignRows(FloatRows):
         asked = torch.where(moved > 0, 1, -1).to(torch.int8)
 
         def agreement(rows: slice) -> torch.Tensor:
-            part = signs[rows]
-            counts = torch.empty(
-                len(asked), len(part), dtype=torch.int16 if self.size < 2**15 else torch.int32
-            )
+            part, dtype = signs[rows], torch.int16 if self.size < 2**15 else torch.int32
+            counts = torch.empty(len(asked), len(part), dtype=dtype)
             for start in range(0, len(part), _PRODUCT_ROWS):
                 some = slice(start, start + _PRODUCT_ROWS)
                 bits = np.unpackbits(part[some], axis=1, count=self.size).view(np.int8)
@@ -179,12 +175,7 @@ class SignRows(FloatRows):
         return best_of_blocks(len(signs), agreement, count, _SIGN_ROWS)[1]
 
 
-STORAGES: dict[str, type[FloatRows]] = {
-    "float32": FloatRows,
-    "float16": HalfRows,
-    "int8": ByteRows,
-    "signs": SignRows,
-}
+STORAGES = {"float32": FloatRows, "float16": HalfRows, "int8": ByteRows, "signs": SignRows}
 
 
 def storage_of(rows: FloatRows) -> str:
@@ -193,11 +184,7 @@ def storage_of(rows: FloatRows) -> str:
 
 
 def check_storage(storage: str) -> type[FloatRows]:
-    """The kind of rows of a name.
-
-    Raises:
-        DataError: there is none.
-    """
+    """The kind of rows of a name, or DataError where there is none."""
     require_choice(tuple(STORAGES), storage=storage)
     return STORAGES[storage]
 
@@ -223,7 +210,7 @@ def principal_axes(unit: torch.Tensor, dims: int) -> torch.Tensor:
 
 def project(unit: torch.Tensor, axes: torch.Tensor | None) -> torch.Tensor:
     """(n, dims) of length 1: (n, d) rows along these axes, or as they are where there are none."""
-    return unit if axes is None else torch.nn.functional.normalize(unit @ axes.T, dim=1)
+    return unit if axes is None else torch.nn.functional.normalize(unit @ axes.T, dim=-1)
 
 
 def _signs(moved: torch.Tensor) -> torch.Tensor:

@@ -25,8 +25,6 @@ def streamed_drives(
 ) -> StreamedTable:
     """`load_drives` for tables larger than memory, see `StreamedTable`; `stream_drives` gives its rows.
 
-    Images may also lie in the table, as Parquet of the Hub holds them.
-
     Raises:
         DataError: as rows are read, see `load_drives`.
     """

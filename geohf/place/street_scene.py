@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -56,14 +57,13 @@ class Loop:
         self.length_m = length_m
         rng = np.random.default_rng([seed, 0])
         turn = np.linspace(0, 2 * np.pi, 4001)
-        east, north = np.cos(turn), 0.7 * np.sin(turn)
+        path = np.stack([np.cos(turn), 0.7 * np.sin(turn)], 1)
         for k in (2, 3, 4):
-            east = east + 0.16 / k * np.cos(k * turn + rng.uniform(0, 2 * np.pi))
-            north = north + 0.16 / k * np.cos(k * turn + rng.uniform(0, 2 * np.pi))
-        path = np.stack([east, north], 1)
+            for column in path.T:  # east, north
+                column += 0.16 / k * np.cos(k * turn + rng.uniform(0, 2 * np.pi))
         path[-1] = path[0]
-        along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
-        self.path, self.along = path * (self.length_m / along[-1]), along * (self.length_m / along[-1])
+        along = np.r_[0.0, np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))]
+        self.path, self.along = path * (length_m / along[-1]), along * (length_m / along[-1])
         self.lots = [lot for side in (-1, 1) for lot in self._lots(rng, side)]
         self._middles = self.at(np.array([lot["start"] + lot["width"] / 2 for lot in self.lots]))
 
@@ -77,9 +77,7 @@ class Loop:
 
     def forward(self, meters) -> np.ndarray:
         """(n, 2) unit vectors in which one drives."""
-        ends = (
-            np.asarray(meters, float) + np.array([[2.0], [-2.0]]).reshape(2, *[1] * np.ndim(meters))
-        ) % self.length_m
+        ends = np.stack([np.add(meters, 2.0), np.subtract(meters, 2.0)]) % self.length_m
         points = np.stack([np.interp(ends, self.along, column) for column in self.path.T], -1)
         step = points[0] - points[1]
         return step / np.linalg.norm(step, axis=-1, keepdims=True)
@@ -140,9 +138,8 @@ def photograph(
     for lot in loop.near(view.eye):
         view.lot(loop, lot)
     for _ in range(rng.poisson(1.2)):
-        view.car(
-            loop, meters + rng.uniform(8, 50), rng.choice([-4.6, 4.6, -1.8, 1.8]), rng.uniform(40, 220, 3)
-        )
+        ahead, aside = rng.uniform(8, 50), rng.choice([-4.6, 4.6, -1.8, 1.8])
+        view.car(loop, meters + ahead, aside, rng.uniform(40, 220, 3))
     pixels = np.asarray(view.image.reduce(2), np.float32)
     gain = rng.normal(1, 0.06) * rng.normal(1, 0.02, 3)
     grain = rng.standard_normal((*pixels.shape[:2], 1), np.float32) * light.noise
@@ -188,11 +185,8 @@ class _View:
     def ground_and_road(self, loop: Loop, meters: float) -> None:
         ambient = (np.array(self.light.sun) + self.light.shade) / 2
         horizon = round(0.52 * self.height)
-        self.fill(
-            [(0, horizon), (self.width, horizon), (self.width, self.height), (0, self.height)],
-            (118, 122, 96) * ambient,
-            12,
-        )
+        ground = [(0, horizon), (self.width, horizon), (self.width, self.height), (0, self.height)]
+        self.fill(ground, (118, 122, 96) * ambient, 12)
         steps = meters + np.array([-4, 1.5, 4, 7, 11, 16, 22, 30, 40, 55.0])
         for half, color in ((5.8, (172, 168, 160)), (4.2, (92, 92, 98)), (0.12, (225, 205, 120))):
             edges = [self.camera(loop.at(steps, offset)) for offset in (-half, half)]
@@ -217,41 +211,34 @@ class _View:
         self.wall(front, lot, sunny, windows=True)
 
     def wall(self, ends, lot: dict, factor, windows: bool) -> None:
-        low = 0.0
-        if (ends[:, 1] < _NEAR_M).any():  # cut off what is behind the camera
-            if (ends[:, 1] < _NEAR_M).all():
-                return
-            cut = (_NEAR_M - ends[0, 1]) / (ends[1, 1] - ends[0, 1])
+        behind, low = ends[:, 1] < _NEAR_M, 0.0
+        if behind.all():
+            return
+        if behind.any():  # cut off what is behind the camera
             if ends[0, 1] > _NEAR_M:  # it runs away from us backwards: turn it round
                 return self.wall(ends[::-1], lot, factor, windows)
-            low = cut
+            low = (_NEAR_M - ends[0, 1]) / (ends[1, 1] - ends[0, 1])
         middle = max(float(ends[:, 1].mean()), _NEAR_M)
         self.panel(ends, (low, 1.0), (0.0, lot["height"]), lot["wall"] * factor, middle)
         self.panel(ends, (low, 1.0), (lot["height"], lot["height"] + 0.5), lot["wall"] * factor * 0.6, middle)
         if not windows:
             return
         cell = 1 / lot["columns"]
-        for floor in range(lot["floors"]):
-            for column in range(lot["columns"]):
-                margin = cell * (1 - lot["glass"]) / 2
-                span = (max(low, column * cell + margin), (column + 1) * cell - margin)
-                if span[0] < span[1]:
-                    lit = lot["lamp"][floor, column] < self.light.lit
-                    glass = (
-                        np.array((255, 214, 130)) if lit else np.array((62, 78, 96)) * (0.6 + 0.5 * factor[0])
-                    )
-                    self.panel(ends, span, (3.1 * floor + 1.0, 3.1 * floor + 2.5), glass, middle)
+        margin, lamp, dark = cell * (1 - lot["glass"]) / 2, (255, 214, 130), np.array((62, 78, 96))
+        for floor, column in product(range(lot["floors"]), range(lot["columns"])):
+            span = (max(low, column * cell + margin), (column + 1) * cell - margin)
+            lit = lot["lamp"][floor, column] < self.light.lit
+            glass = lamp if lit else dark * (0.6 + 0.5 * factor[0])
+            self.panel(ends, span, (3.1 * floor + 1.0, 3.1 * floor + 2.5), glass, middle)
         span = (max(low, lot["door_at"]), min(1.0, lot["door_at"] + 1.4 / lot["width"]))
-        if span[0] < span[1]:
-            self.panel(ends, span, (0.0, 2.3), lot["door"] * factor, middle)
+        self.panel(ends, span, (0.0, 2.3), lot["door"] * factor, middle)
 
     def panel(self, ends, span, up, color, middle: float) -> None:
-        """A part of a wall: shares of its length, and meters over the ground."""
-        line = ends[0] + np.array(span)[:, None] * (ends[1] - ends[0])
-        across, ahead = line[[0, 1, 1, 0]].T
-        self.fill(
-            self.pixels(across, np.maximum(ahead, 0.5), np.array([up[0], up[0], up[1], up[1]])), color, middle
-        )
+        """A part of a wall: shares of its length, and meters over the ground; nothing where it would end before it begins."""
+        if span[0] < span[1]:
+            line = ends[0] + np.array(span)[:, None] * (ends[1] - ends[0])
+            across, ahead = line[[0, 1, 1, 0]].T
+            self.fill(self.pixels(across, np.maximum(ahead, 0.5), np.repeat(up, 2)), color, middle)
 
     def tree(self, foot) -> None:
         across, ahead = foot
@@ -275,8 +262,5 @@ class _View:
             (0.9, (0.0, 0.3), (25, 25, 28)),
         ):
             box = np.array([-half, half, half, -half]) + across
-            self.fill(
-                self.pixels(box, np.full(4, ahead), np.array([up[0], up[0], up[1], up[1]])),
-                np.array(color) * factor,
-                ahead,
-            )
+            corners = self.pixels(box, np.full(4, ahead), np.repeat(up, 2))
+            self.fill(corners, np.array(color) * factor, ahead)

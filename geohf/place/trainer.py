@@ -11,14 +11,14 @@ import torch
 
 from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
-from geohf.errors import DataError, require_choice, require_whole
+from geohf.errors import DataError, require_choice, require_whole, require_within
 from geohf.metrics.records import Evaluation
 from geohf.place.answers import predictions_of
 from geohf.place.arguments import METHODS, PlaceTrainingArguments
 from geohf.place.audit import near_duplicates, report_leaks
 from geohf.place.card import card_data
 from geohf.place.choice import Choice, lowered, score
-from geohf.place.confidence import SHOWN_ANSWERS, calibrate, check_precision, evidence, forget_confidence
+from geohf.place.confidence import SHOWN_ANSWERS, calibrate, evidence, forget_confidence
 from geohf.place.drives import headings_of
 from geohf.place.losses import CellClassifier
 from geohf.place.metrics import measure, recall_intervals
@@ -38,12 +38,10 @@ class GeoPlaceTrainer(PlaceSearches):
 
     The phase `head` trains the head on the frozen backbone's features, which are computed once; `finetune`
     (`args.finetune`) trains as much of the backbone as is asked for with it. `args.num_train_epochs` are those of the
-    last phase, `args.head_epochs` those of a head before a backbone that learns.
-    With an `eval_dataset` the frozen backbone, what was trained, and either of them behind PCA whitening of the
-    training images are compared on its queries, and the best one is the model (`kept`): training never lowers its
-    recall@1 there.
-    `evaluate` searches the database for its queries; its baseline is the same search by the backbone's feature as it
-    was before training.
+    last phase, `args.head_epochs` those of a head before a backbone that learns. On the queries of an `eval_dataset` the
+    frozen backbone, what was trained, and either behind PCA whitening are compared, and the best one is the model
+    (`kept`): training never lowers its recall@1 there. `evaluate` searches the database for its queries, and its baseline
+    is the same search by the backbone's feature as it was before training.
 
     Args:
         model: a `GeoPlaceModel`.
@@ -52,18 +50,16 @@ class GeoPlaceTrainer(PlaceSearches):
         eval_dataset: queries, likewise.
         standard: the other arguments of transformers' Trainer, see `GeoTrainer`.
         database: images that are searched in, likewise; the training images where None.
-        sampler: gives the order of the training rows; None makes batches of places, see `PlaceSampler`.
         validation_database: images that queries of `eval_dataset` are searched in; as `database` where None.
+        sampler: gives the order of the training rows; None makes batches of places, see `PlaceSampler`.
         method: `ours`, or `original` for the reference implementation's recipe, see `geohf.place.original`, which keeps
             what it trained.
         radii_m: meters within which an answer is right, the first one counts; None: the config's `confidence_m`,
             then 25, 10 and 50.
-        whitening_dim: length of descriptors behind PCA whitening, which is fitted after training; 0: no whitening;
-            None: where it helps on `eval_dataset`.
+        whitening_dim: length of whitened descriptors; 0: no whitening; None: where it helps on `eval_dataset`.
         audit: `report` warns of near-duplicates in the database, `strict` stops at them, `off` does not look.
-        center, sequence_method: where one is given, the recall of drives that answer as a whole is measured beside that
-            of single frames, see `geohf.place.evaluation.drive_recalls`.
-        abstain: the precision for which the confidence below which the model abstains is chosen on `eval_dataset`; None: the
+        center, sequence_method: measure drives that answer as a whole, too, see `geohf.place.evaluation.drive_recalls`.
+        abstain: the precision for which `eval_dataset` chooses the confidence below which the model abstains; None: the
             config's `abstain_precision`, if it has one.
         verify: answers of a doubtful search that local features put in order, see `geohf.place.verification`: its gate is
             learned on `eval_dataset`, and recall is measured with it, too (`verified_r1`, ...); 0: none.
@@ -111,22 +107,19 @@ class GeoPlaceTrainer(PlaceSearches):
         self.radii_m = list(radii_m or dict.fromkeys([self.config.confidence_m, 25.0, 10.0, 50.0]))
         self.center, self.sequence_method = check_options(center, sequence_method)
         self.whitening_dim = whitening_dim
-        self.abstain, self.verify = check_precision(abstain), verify
+        self.abstain, self.verify = abstain, verify
+        require_within("(0, 1]", abstain=abstain)
         require_whole(0, verify=verify)
-        if abstain is not None and eval_dataset is None:
-            raise DataError(
-                "abstain: its threshold is chosen on validation queries, and there are none; give --val_csv"
-            )
-        if verify and eval_dataset is None:
-            raise DataError(
-                "verify: its gate is learned on validation queries, and there are none; give --val_csv"
-            )
-        self.name = name or _name_of(self.model)
+        if eval_dataset is None and (verify or abstain is not None):
+            what = "verify: its gate is learned" if abstain is None else "abstain: its threshold is chosen"
+            raise DataError(f"{what} on validation queries, and there are none; give --val_csv")
+        config = self.model.config
+        tower = getattr(config.vision_config, "architecture", config.vision_config.model_type)
+        self.name = name or self.model.name_or_path or config.backbone_name or tower
         self.runs: list[GeoPlaceTrainer] = [self]  # those that are told beside this one, see `keep_best`
         self.log_rows: list[dict] = []  # of the log of batches, see `geohf.place.logs`
         self.validation_r1: float | None = None  # the best epoch's; None without validation
         self.validation_score = -math.inf  # what chose that epoch, as large-is-better
-        self.choice: Choice | None = None  # what was compared in training
 
     # ---- training
 
@@ -146,7 +139,6 @@ class GeoPlaceTrainer(PlaceSearches):
             self._finetune(resume)
             return
         model, choice = self.model, Choice(self) if validation is not None else None
-        self.choice = choice
         if choice is not None:
             self.stages["frozen"] = self._search_frozen(validation).values
         if learns or finetunes:
@@ -167,29 +159,23 @@ class GeoPlaceTrainer(PlaceSearches):
             model.head.fit_whitening(self.outputs(train), self.whitening_dim)
 
     def _offer(self, choice: Choice | None, name: str) -> None:
-        if choice is not None and self.method == "ours":
-            choice.offer(name)
-        elif choice is not None:
-            self.note_stage(name)
+        if choice is not None:
+            (choice.offer if self.method == "ours" else self.note_stage)(name)
 
     def _keep(self, choice: Choice) -> None:
         best = choice.take_best()
         self.kept, self.validation_r1 = best.name, best.values["r1"]
         self.validation_score = score(best.values, self)
         logger.info("kept: %s, recall@1 %.3f on validation queries", best.name, best.values["r1"])
-        frozen = self.stages["frozen"]["r1"]
         for name in lowered(self.stages):
-            worse = self.stages[name]["r1"]
             logger.warning(
                 "%s: recall@1 %.3f on validation queries, below the frozen backbone's %.3f",
-                name,
-                worse,
-                frozen,
+                *(name, self.stages[name]["r1"], self.stages["frozen"]["r1"]),
             )
 
-    def _train_head(self, resume: bool) -> PlacePhaseTrainer:
+    def _train_head(self, resume: bool) -> None:
         model, train, args = self.model, self.train_dataset, self.args
-        if not any(True for _ in model.head.parameters()):
+        if next(model.head.parameters(), None) is None:
             raise DataError(
                 f"the pooling {model.config.pooling!r} without a projection has nothing to learn; --num_train_epochs "
                 "0 measures it as it is"
@@ -199,47 +185,33 @@ class GeoPlaceTrainer(PlaceSearches):
         sampler = self._own_sampler or make_sampler(train, model.config, args)
         if original and self._own_sampler is None:
             sampler = RandomBatches(len(train), sampler.batch_size, args.order_seed)
-        table = head_table(
-            [train], self.frozen_features(train), model.config.positive_m if original else None
-        )
+        clusters_m = model.config.positive_m if original else None
+        table = head_table([train], self.frozen_features(train), clusters_m)
         model.head.fit_features(table.columns["features"])
         checked = None
         if self.eval_dataset is not None:
             parts = self.database_of(self.eval_dataset), self.eval_dataset
             checked = head_table(parts, torch.cat([self.frozen_features(part) for part in parts]))
+        extras = {"sampler": sampler, "classifier": self._classifier(), "radius_m": self.radii_m[0]}
+        extras["database_rows"] = len(self.database_of(self.eval_dataset))
         phase = self.run_phase(
-            "head",
-            model.head,
-            table,
-            checked,
-            resume,
-            "r1",
-            {
-                "database_rows": len(self.database_of(self.eval_dataset)),
-                "radius_m": self.radii_m[0],
-                "sampler": sampler,
-                "classifier": self._classifier(),
-            },
+            *("head", model.head, table, checked, resume, "r1", extras),
             num_train_epochs=args.epochs_of_heads,
             activation_checkpointing=None,  # the backbone does not run
         )
         self._note_best(phase)
-        return phase
 
-    def _finetune(self, resume: bool) -> PlacePhaseTrainer:
-        train, validation, args = self.train_dataset, self.eval_dataset, self.args
+    def _finetune(self, resume: bool) -> None:
+        train, validation, sampler = self.train_dataset, self.eval_dataset, self._own_sampler
         changes: dict[str, Any] = {}
-        sampler = self._own_sampler
-        if not is_stream(train):
-            sampler = sampler or make_sampler(train, self.model.config, args)
+        if sampler is None and not is_stream(train):
+            sampler = make_sampler(train, self.model.config, self.args)
         extras = {"sampler": sampler, "classifier": self._classifier(), "radius_m": self.radii_m[0]}
         if validation is not None:
             database = self.database_of(validation)
             changes["evaluation"] = join_rows(database, validation)
             extras["database_rows"] = len(database)
-        phase = self.finetune("finetune", resume, "r1", extras=extras, **changes)
-        self._note_best(phase)
-        return phase
+        self._note_best(self.finetune("finetune", resume, "r1", extras=extras, **changes))
 
     def _classifier(self) -> CellClassifier | None:
         """The classes of the loss `cosface`, as the model sees them where a phase begins; None with another loss."""
@@ -262,6 +234,8 @@ class GeoPlaceTrainer(PlaceSearches):
         config.confidence_m = self.radii_m[0]
         seen = evidence(retrieval.similarity, retrieval.answer_points, config.negative_m)
         calibrate(config, seen, retrieval.right[:, 0], self.abstain)
+        if self.validation_r1 is None:  # nothing was trained that could be chosen
+            self.validation_r1, self.validation_score = retrieval.values["r1"], score(retrieval.values, self)
         self.learn_gate(rows, self._described_database(rows), self.outputs(rows))
 
     # ---- measuring
@@ -299,16 +273,17 @@ class GeoPlaceTrainer(PlaceSearches):
         told = points_of(database), points_of(rows), np.array(rows["sequence"][:]), list(rows["time_ns"][:])
         others = [part for part in (self.train_dataset, self.eval_dataset) if hasattr(part, "__len__")]
         names, database_names, *_ = short_names(rows, database, *others)
-        config, answers = self.model.config, slice(SHOWN_ANSWERS)
+        answers = slice(SHOWN_ANSWERS)
         return Evaluation(
             measure(retrieval, baseline, recall_intervals(retrieval, *told)),
             dataset,
             predictions_of(
                 outputs.numpy(),
                 retrieval.similarity[:, answers],
-                retrieval.answer_points[:, answers],
-                [[database_names[row] for row in ranked] for ranked in retrieval.ranked[:, answers]],
-                config,
+                retrieval.ranked[:, answers],
+                points_of(database),
+                database_names,
+                self.model.config,
             ),
             prefix,
             retrieval=retrieval,
@@ -318,9 +293,3 @@ class GeoPlaceTrainer(PlaceSearches):
             database_descriptors=self._described_database(dataset),
             duplicates=duplicates,
         )
-
-
-def _name_of(model) -> str:
-    config = model.config
-    tower = getattr(config.vision_config, "architecture", config.vision_config.model_type)
-    return model.name_or_path or config.backbone_name or tower

@@ -9,8 +9,8 @@ ahead.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from geohf.errors import DataError
 from geohf.place.confidence import evidence
-from geohf.place.storage import principal_axes
+from geohf.place.encoding import Encoder
+from geohf.place.storage import principal_axes, project
 
 if TYPE_CHECKING:
     from geohf.place.configuration import GeoPlaceConfig
@@ -31,12 +32,6 @@ CLOSED = 0.0  # no answer is ahead by less
 # the gate is learned on cosines as they are, and local matches know of no order
 UNVERIFIED = "frames of a drive, and centered descriptors, are not verified"
 _SHOWN_IMAGES = 64  # from all over, whose places give the axes
-
-
-class LocalEncoder(Protocol):
-    """What gives the maps of pictures, as `GeoPlaceModel` does."""
-
-    def local_maps(self, images: Any, batch_size: int = 32) -> Iterator[torch.Tensor]: ...
 
 
 class LocalFeatures:
@@ -57,7 +52,7 @@ class LocalFeatures:
         self.rows, self.axes = rows, axes
 
     @classmethod
-    def of_images(cls, model: LocalEncoder, samples: Sequence[Any], batch_size: int = 32) -> LocalFeatures:
+    def of_images(cls, model: Encoder, samples: Sequence[Any], batch_size: int = 32) -> LocalFeatures:
         """Those of samples, n of them, by one pass of the backbone more."""
         spread = np.unique(np.linspace(0, len(samples) - 1, _SHOWN_IMAGES).astype(int)).tolist()
         shown = torch.cat(list(model.local_maps([samples[row] for row in spread], batch_size)))
@@ -95,7 +90,7 @@ def _unit_places(maps: torch.Tensor) -> torch.Tensor:
 
 def _along(maps: torch.Tensor, axes: torch.Tensor | None) -> torch.Tensor:
     places = _unit_places(maps)
-    return places if axes is None else F.normalize(places @ axes.to(places.device).T, dim=-1)
+    return places if axes is None else project(places, axes.to(places.device))
 
 
 def count_matches(query: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
@@ -174,13 +169,11 @@ def fit_gate(config: GeoPlaceConfig, gap: np.ndarray, before: np.ndarray, after:
     if len(gained) and gained[at] > np.sqrt((mended + spoiled)[last[at]]):
         beyond = ordered[last[at] + 1] if last[at] + 1 < len(ordered) else np.inf
         config.verify_below = float(min((ordered[last[at]] + beyond) / 2, 2.0))
-    mends, harms = int((after & ~before).sum()), int((before & ~after).sum())
+    used = f"it is used where the best answer is ahead by less than {config.verify_below:.4f}"
     logger.info(
         "verification of all %d validation queries mends %d top answers and spoils %d: %s",
-        *(len(gap), mends, harms),
-        "the gate stays closed"
-        if config.verify_below == CLOSED
-        else f"it is used where the best answer is ahead by less than {config.verify_below:.4f}",
+        *(len(gap), int((after & ~before).sum()), int((before & ~after).sum())),
+        "the gate stays closed" if config.verify_below == CLOSED else used,
     )
 
 

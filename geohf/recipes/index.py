@@ -30,7 +30,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--camera_id", help="Take only the rows of this camera.")
     parser.add_argument("--utm", help="Zone of UTM coordinates that come without one, like '54 north'.")
     parser.add_argument(
-        "--storage", choices=tuple(STORAGES), default="float32", help="How descriptors are kept."
+        "--storage",
+        choices=tuple(STORAGES),
+        help="How descriptors are kept; default: float32, with --add_to as in that index.",
     )
     parser.add_argument("--dims", type=int, help="Numbers of a descriptor to keep; default: all of them.")
     parser.add_argument(
@@ -56,17 +58,22 @@ def main() -> None:
         raise DataError(
             "local features are of one build: leave --add_to or --local out, or build the index anew of all images"
         )
-    if known is None:
-        index_format(args.output, args.storage, args.dims, args.local)  # before the work, not after it
-    else:
-        index_format(args.output, storage_of(known.rows), None if known.axes is None else len(known.axes))
+    kept = {"storage": args.storage or "float32", "dims": args.dims}
+    if known is not None:
+        kept = {"storage": storage_of(known.rows), "dims": None if known.axes is None else len(known.axes)}
+        for name, value in kept.items():
+            if getattr(args, name) not in (None, value):
+                raise DataError(
+                    f"{args.add_to} keeps {name} {value}, and what is added is kept as it is there: leave --{name} out, or "
+                    "build the index anew"
+                )
+    index_format(args.output, local=args.local, **kept)  # before the work, not after it
     index = PlaceIndex.from_drives(
         load_model(args.model, args.device, GeoPlaceModel),
         args.sources,
         args.batch_size,
-        "float32" if known else args.storage,
-        None if known else args.dims,
-        args.local,
+        local=args.local,
+        **(kept if known is None else {}),
         camera_id=args.camera_id,
         utm=args.utm,
         on_error=args.on_error,

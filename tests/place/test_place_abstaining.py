@@ -90,8 +90,8 @@ def test_the_confidence_looks_at_five_answers_however_many_are_given(tmp_path):
 
 def test_answers_below_the_threshold_abstain():
     config = GeoPlaceConfig(feature_size=8, confidence_weights=[10.0, 0.0, -5.0], abstain_below=0.9)
-    similarity, points = np.array([[0.8, 0.2], [0.6, 0.1]]), np.zeros((2, 2, 2))
-    answers = predictions_of(np.zeros((2, 8)), similarity, points, [["a", "b"]] * 2, config)
+    similarity, ranked = np.array([[0.8, 0.2], [0.6, 0.1]]), np.array([[0, 1], [0, 1]])
+    answers = predictions_of(np.zeros((2, 8)), similarity, ranked, np.zeros((2, 2)), ["a", "b"], config)
     assert [round(answer.confidence, 3) for answer in answers] == [0.953, 0.731]
     assert [answer.abstains for answer in answers] == [False, True]
 
@@ -116,7 +116,7 @@ def test_an_index_of_some_numbers_has_no_confidence_that_was_fitted_on_all():
 
 
 def test_wrong_settings_are_refused(tmp_path):
-    with pytest.raises(DataError, match="abstain must be a precision above 0 and at most 1, got 95"):
+    with pytest.raises(DataError, match="abstain must be above 0 and at most 1, got 95"):
         parse("--abstain", 95)
     with pytest.raises(
         StrictDataclassError, match="abstain_below is a confidence, and there are no confidence_weights"

@@ -18,6 +18,7 @@ from geohf.place.drives import files_of, load_drives
 from geohf.place.head import PlaceHead, Whitening
 from geohf.place.modeling import make_model
 from geohf.place.trainer import GeoPlaceTrainer
+from geohf.recipes.train_place import run as run_place
 
 
 def test_a_residual_head_begins_as_the_feature_itself():
@@ -217,3 +218,38 @@ def test_a_length_that_was_asked_for_is_the_kept_model_s(drives, tmp_path):
     )
     assert trainer.kept.startswith("trained")
     assert trainer.model.config.descriptor_size == 2
+
+
+def test_trained_models_of_one_name_are_compared_and_the_best_one_is_kept(sample, tmp_path):
+    """Both lay in one folder and had one name in the table, and the first one was kept, whatever it was worth."""
+    build_model(pooling="avg", projection_dim=None).save_pretrained(tmp_path / "a" / "place")
+    build_model(projection_dim=1).save_pretrained(tmp_path / "b" / "place")
+    tables = [sample / name / "poses.csv" for name in ("noon", "dusk")]
+    models = [str(tmp_path / part / "place") for part in "ab"]
+    options, args = parse(
+        *("--train_csv", *tables, "--models", *models, "--methods", "ours", "--num_train_epochs", 0),
+        *("--positive_m", 10, "--negative_m", 25, "--block_m", 100, "--validation_share", 0.2),
+        *("--output_dir", tmp_path / "run", "--cache_dir", tmp_path / "cache"),
+    )
+    kept = run_place(options, args)
+    folders = {path.name for path in (tmp_path / "run" / "trained_models").iterdir()}
+    assert folders == {"a_place_seed42", "b_place_seed42"}
+    assert {row["model"] for row in comparison_rows(kept.runs)} == {"a/place", "b/place"}
+    scores = [run.validation_r1 for run in kept.runs]
+    assert scores[1] > scores[0]
+    assert kept is kept.runs[1]
+
+
+def test_the_log_averages_steps_of_fewer_batches(drives, tmp_path):
+    """Seven batches are four steps of two, of which the last one has one: the log of batches could not be made."""
+    images, _ = load_drives(drives[0])
+    _, args = parse(
+        *("--num_train_epochs", 1, "--per_device_train_batch_size", 8, "--gradient_accumulation_steps", 2),
+        *("--images_per_place", 2, "--output_dir", tmp_path, "--cache_dir", tmp_path / "cache"),
+    )
+    trainer = GeoPlaceTrainer(build_model(), args, train_dataset=images.select(range(60)))
+    trainer.train()
+    steps = [row["train_loss"] for row in trainer.log_rows if row["event"] == "batch"]
+    assert len(steps) == 4
+    (epoch,) = (row for row in trainer.log_rows if row["event"] == "epoch")
+    assert epoch["avg_train_loss"] == pytest.approx(np.mean(steps))

@@ -92,7 +92,7 @@ def test_cameras_and_gaps_are_drives_of_their_own(world, tmp_path):
     assert frames.sequences == ["two, a", "two, b"] * 6
     from geohf.place.sequences import in_order
 
-    _, drives, parts = in_order(np.arange(12), frames.sequences, frames.times_ns)
+    _, drives, parts = in_order(frames.sequences, frames.times_ns)
     assert drives.tolist() == ["two, a"] * 6 + ["two, b"] * 6  # one camera, one mean
     assert dict.fromkeys(parts.tolist()).keys() == {"two, a", "two, a, part 2", "two, b", "two, b, part 2"}
 

@@ -301,3 +301,26 @@ def test_an_index_of_0_1_loads(tmp_path):
     )
     with pytest.raises(DataError, match="is no place index"):
         PlaceIndex.load(tmp_path / "bad.safetensors")
+
+
+def test_a_storage_that_the_index_does_not_have_is_not_taken_for_what_is_added(tmp_path, monkeypatch):
+    from geohf.recipes import index
+
+    make(storage="int8", dims=8).save(tmp_path / "area.safetensors")
+    command = ["x", "no/model", "new.csv", "--output", str(tmp_path / "out.safetensors")]
+    command += ["--add_to", str(tmp_path / "area.safetensors")]
+    for words, told in (
+        (["--storage", "float16"], "keeps storage int8, .* leave --storage out"),
+        (["--storage", "int8", "--dims", "4"], "keeps dims 8, .* leave --dims out"),
+    ):
+        monkeypatch.setattr(sys, "argv", [*command, *words])
+        with pytest.raises(DataError, match=told):  # before a picture is encoded
+            index.main()
+
+
+def test_what_is_removed_from_an_index_that_a_model_opened_is_still_in_its_file(tmp_path):
+    model = build_model()
+    rows = PlaceIndex(unit(4, 16), along(np.arange(4.0)), list("abcd"), model.fingerprint())
+    rows.save(tmp_path / "area.parquet")
+    model.open_index(tmp_path / "area.parquet").remove("a")
+    assert len(model.open_index(tmp_path / "area.parquet")) == 4

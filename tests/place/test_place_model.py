@@ -341,3 +341,13 @@ def test_a_trained_model_hears_of_its_loss_and_says_what_its_network_cannot_hear
     assert not caplog.records
     trained("--pooling", "gem", "--clusters", 8)
     assert "is trained and keeps its network: --pooling, --clusters not used" in caplog.text
+
+
+def test_a_trained_model_says_which_defaults_it_does_not_take(tmp_path, caplog):
+    """Also where a flag says one: `--positive_m 25` was as if nobody had given it, without a word."""
+    build_model(positive_m=10.0, loss="multi_similarity").save_pretrained(tmp_path)
+    options, _ = parse("--train_csv", "x.csv", "--models", tmp_path, "--positive_m", 25, "--margin", 0.4)
+    config = make_model(options).config
+    assert (config.positive_m, config.loss, config.margin) == (10.0, "multi_similarity", 0.4)
+    told = f"{tmp_path} keeps what it was trained with in place of defaults: --positive_m 10.0, --loss multi_similarity"
+    assert told in caplog.messages

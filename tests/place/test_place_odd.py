@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import Dataset
 from helpers.place_models import along, build_model, parse, unit, write_csv, write_pictures
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
@@ -159,7 +160,7 @@ def test_one_photograph_at_two_places_is_named(photos, caplog):
     ("times", "told"), [((1, None, 2), False), ((2, None, 1), True), ((None, None, None), False)]
 )
 def test_frames_that_a_lacking_time_leaves_unsorted_are_told_of(times, told, caplog):
-    rows, *_ = in_order(np.arange(3), ["a"] * 3, times)
+    rows, *_ = in_order(["a"] * 3, times)
     assert rows.tolist() == [0, 1, 2]
     assert ("a: 1 of 3 frames have no time, so that all stay in the order given" in caplog.text) == told
 
@@ -301,3 +302,23 @@ def test_shares_of_hard_places_that_are_none(share):
 def test_recall_of_no_answers_is_refused_by_its_own_name(model, tmp_path):
     with pytest.raises(DataError, match="recalls must be a whole number of at least 1, got 0"):
         model.evaluate(tmp_path, recalls=[1, 0])
+
+
+def test_a_dataset_with_all_columns_is_read_where_they_are_of_other_types(photos):
+    """Times as text, and drives as numbers, went on as they were."""
+    rows = {
+        "image": [str(photo) for photo in photos[:3]],
+        "latitude": ["1.5", "2", "3"],
+        "longitude": [1.0, 2.0, 3.0],
+        "heading": ["-90", "", "10"],
+        "sequence": [7, 7, 8],
+        "camera": ["left"] * 3,
+        "time_ns": ["2020-01-01T00:00:00Z", "2020-01-02T00:00:00Z", None],
+    }
+    view = as_drives(Dataset.from_dict(rows))
+    assert view["latitude"] == [1.5, 2.0, 3.0]
+    np.testing.assert_array_equal(view["heading"], [270.0, np.nan, 10.0])
+    assert view["sequence"] == ["7", "7", "8"]
+    assert view["time_ns"] == [1577836800000000000, 1577923200000000000, None]
+    with pytest.raises(DataError, match="row 1"):
+        as_drives(Dataset.from_dict(rows | {"latitude": ["1.5", "91", "3"]}))["latitude"]

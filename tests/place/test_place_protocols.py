@@ -16,7 +16,7 @@ from geohf.place.arguments import PlaceArguments
 from geohf.place.data import load
 from geohf.place.drives import load_drives
 from geohf.place.file_names import point_of_name
-from geohf.place.protocols import BENCHMARKS, check_sizes, find_sets
+from geohf.place.protocols import BENCHMARKS, check_sizes, expand, find_sets
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +196,17 @@ def test_the_command_has_the_protocol(model, tmp_path, monkeypatch):
     evaluate.main()
     found = json.loads(out.read_text())
     assert found["r20"] == found["recall@20_all_25m"]
+
+
+def test_a_folder_of_sets_beside_other_queries_is_not_all_queries(tmp_path):
+    """Its database would have asked, too."""
+    names = [planar(100.0 * i) for i in range(4)]
+    for part, seed in (("database", 1), ("queries", 2)):
+        write_set(tmp_path / "root" / part, names, seed)
+    root, lone = str(tmp_path / "root"), str(tmp_path / "poses.csv")
+    given = {"train": ["train.csv"], "val": [], "test": [root, lone], "database": []}
+    with pytest.raises(DataError, match=r"poses\.csv: queries without a database .* --database_csv"):
+        expand(given)
+    told = expand(given | {"database": ["map.csv"]})
+    assert told["test"] == [tmp_path / "root" / "queries", lone]
+    assert told["database"] == ["map.csv"]

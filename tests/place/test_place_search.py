@@ -168,7 +168,7 @@ def test_a_further_radius_that_no_query_has_a_match_within_stops_nothing():
     [
         ({"rule": "best"}, "rule must be one of has_match, all"),
         ({"n": (1, 81)}, "the 81 best answers: the database holds 80"),
-        ({"n": (0,)}, "whole numbers from 1"),
+        ({"n": (0,)}, "n must be a whole number of at least 1, got 0"),
         ({"points": 39}, "query: 40 descriptors for 39 points"),
         ({"swapped": True}, "no latitude in -90..90"),
         (
@@ -249,3 +249,11 @@ def test_matches_and_ranks_must_belong_together():
         recall_of_ranks([[0]], matches_within_m(along([0]), along([0, 1]), 5.0), n=(1,))
     with pytest.raises(DataError, match="recall at 10 needs 10 answers a query, got 1"):
         recall_of_ranks([[0]], matches_within_m(along([0]), along([0]), 5.0))
+
+
+@pytest.mark.parametrize("n", [(1.5,), "12", (True,), (0,), ()])
+def test_recall_is_at_whole_numbers(n):
+    """Of 1.5 answers it was that of one, and of "12" that of one and of two."""
+    rows, points = unit(4, 8), along([0, 100, 200, 300])
+    with pytest.raises(DataError, match="n must be"):
+        recall_at_n(rows, rows, points, points, n=n)

@@ -144,11 +144,11 @@ def test_gaps_in_time_begin_a_drive_anew():
 
 
 def test_frames_are_put_in_the_order_of_time():
-    rows, drives, parts = in_order(np.array([1, 2, 3, 4]), ["x", "a", "b", "a", "a"], [0, 30, 5, 20, 10**11])
-    assert rows.tolist() == [3, 1, 4, 2]
+    rows, drives, parts = in_order(["a", "b", "a", "a"], [30, 5, 20, 10**11])
+    assert rows.tolist() == [2, 0, 3, 1]
     assert drives.tolist() == ["a", "a", "a", "b"]
     assert parts.tolist() == ["a", "a", "a, part 2", "b"]
-    assert in_order(np.array([1, 0]), ["a", "a"], [5, None])[0].tolist() == [1, 0]
+    assert in_order(["a", "a"], [5, None])[0].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -15,26 +15,19 @@ from geohf.place.configuration import GeoPlaceConfig
 __all__ = ["SALAD", "BoQ", "GeM", "GeMLinear", "MixVPR", "NetVLAD", "SuperVLAD", "make_aggregator"]
 
 
+# pooling -> its module, and the fields of the config that this takes, in its order
+AGGREGATORS: dict[str, tuple[type[nn.Module], str]] = {
+    "gem": (GeM, ""),
+    "gem_linear": (GeMLinear, "channels gem_dim"),
+    "mixvpr": (MixVPR, "map_shape mix_depth mix_channels mix_rows"),
+    "netvlad": (NetVLAD, "channels clusters"),
+    "supervlad": (SuperVLAD, "channels clusters"),
+    "salad": (SALAD, "channels clusters cluster_dim token_dim salad_linear_dim salad_attention"),
+    "boq": (BoQ, "channels boq_channels boq_queries boq_blocks boq_rows"),
+}
+
+
 def make_aggregator(config: GeoPlaceConfig) -> nn.Module:
     """The head's own pooling, which does nothing where the backbone has pooled."""
-    if config.pooling == "gem":
-        return GeM()
-    if config.pooling == "gem_linear":
-        return GeMLinear(config.channels, config.gem_dim)
-    if config.pooling == "mixvpr":
-        return MixVPR(config.map_shape, config.mix_depth, config.mix_channels, config.mix_rows)
-    if config.pooling == "netvlad":
-        return NetVLAD(config.channels, config.clusters)
-    if config.pooling == "supervlad":
-        return SuperVLAD(config.channels, config.clusters)
-    if config.pooling == "salad":
-        return SALAD(
-            *(config.channels, config.clusters, config.cluster_dim, config.token_dim),
-            linear_dim=config.salad_linear_dim,
-            attention=config.salad_attention,
-        )
-    if config.pooling == "boq":
-        return BoQ(
-            config.channels, config.boq_channels, config.boq_queries, config.boq_blocks, config.boq_rows
-        )
-    return nn.Identity()
+    kind, fields = AGGREGATORS.get(config.pooling, (nn.Identity, ""))
+    return kind(*(getattr(config, field) for field in fields.split()))

@@ -140,11 +140,7 @@ class CellClassifier(nn.Module):
         return place_cells(points, headings.astype(np.float32), self.cell_m, self.heading_deg)
 
     def classes_of(self, coordinates: torch.Tensor, headings: torch.Tensor | None) -> torch.Tensor:
-        """(n,) the class of each training image, by its (n, 2) degrees and (n,) headings.
-
-        Raises:
-            DataError: an image of no class.
-        """
+        """(n,) the class of each training image, by its (n, 2) degrees and (n,) headings; DataError for one of no class."""
         points = coordinates.cpu().double().numpy()
         headings = torch.full((len(points),), torch.nan) if headings is None else headings
         cells = self._cells(points, headings.cpu().numpy())

@@ -15,18 +15,22 @@ def hybrid(
     contrastive_weight: float = 1.0,
     triplet_weight: float = 0.3,
     temperature: float = 0.07,
+    contrasted: torch.Tensor | None = None,
     **triplet_settings,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """`contrastive_weight` x `info_nce` + `triplet_weight` x `triplet`.
 
     Args:
+        contrasted: (n, n) bool, the negatives of `info_nce`; None: those of `triplet`.
         triplet_settings: see `triplet`.
 
     Returns:
         (the total, its parts before weighting: `contrastive_loss` and `triplet_loss`).
     """
     parts = {
-        "contrastive_loss": info_nce(descriptors, positive, negative, temperature),
+        "contrastive_loss": info_nce(
+            descriptors, positive, negative if contrasted is None else contrasted, temperature
+        ),
         "triplet_loss": triplet(descriptors, positive, negative, **triplet_settings),
     }
     total = contrastive_weight * parts["contrastive_loss"] + triplet_weight * parts["triplet_loss"]
