@@ -68,8 +68,9 @@ class GeoPipeline(Pipeline):
         if unknown:
             raise TypeError(f"{type(self).__name__} takes no {listed(sorted(unknown))}")
         given = {name: value for name, value in options.items() if value is not None}
-        looks = {name: given.pop(name) for name in self.looks if name in given}
-        return {}, looks, given
+        # an option such as `captions` may be of both
+        parts = ({name: given[name] for name in part if name in given} for part in (self.looks, self.tells))
+        return {}, *parts
 
     def preprocess(self, inputs):
         return self.image_processor([inputs])
