@@ -18,6 +18,7 @@ from geohf.parts.detectors import (
     random_fields,
     take_weights,
 )
+from geohf.parts.heads import StateHead
 from geohf.parts.rows import as_photos, shows_one_of_each
 from geohf.parts.sample import SAMPLE_DETECTORS, SAMPLE_FIELDS
 from geohf.parts.vocabulary import ABSENT, attributes_of, names_of
@@ -37,6 +38,7 @@ class StartingDetector(GeoPreTrainedModel):
     """The ways in which a `PartStateModel` is made anew."""
 
     detector: PreTrainedModel
+    state_head: StateHead
 
     @classmethod
     def from_backbone(
