@@ -43,7 +43,8 @@ def make_augmentation(
         value_names: the states, and the values of each attribute, of which two that a mirror exchanges would be wrong.
 
     Raises:
-        DataError: a number out of range; or photos shall be mirrored though names tell left from right. Front and back do not.
+        DataError: a number out of range; or photos shall be mirrored though names tell left from right. The front
+            and back of a bicycle are not sides of the photo and stay what they are.
     """
     require_within("[0, 1]", flip=flip, jitter=jitter)
     require_within("[0, 0.99]", crop=crop)

@@ -28,9 +28,10 @@ class FeatureBackbone(nn.Module):
 
     def __init__(self, config: PartStateConfig):
         super().__init__()
-        build = (
-            _resnet if config.backbone in RESNETS else _mobilenet if config.backbone == MOBILENET else _timm
-        )
+        if config.backbone in RESNETS:
+            build = _resnet
+        else:
+            build = _mobilenet if config.backbone == MOBILENET else _timm
         self.body, self.levels, self.channels, self.strides = build(config)
         if config.norm != "batch":
             replace_batch_norms(self.body, config.norm, config.norm_eps)

@@ -8,6 +8,7 @@ import numpy as np
 
 from geohf.parts.metrics import dataset_targets
 from geohf.parts.state_balance import count_pairs
+from geohf.parts.state_metrics import join_photos
 
 if TYPE_CHECKING:
     from geohf.parts.configuration import PartStateConfig
@@ -51,9 +52,10 @@ def constant_answer(train: Any, config: PartStateConfig) -> dict[str, np.ndarray
 
 def _usual_values(targets: list[dict], config: PartStateConfig, column: int) -> np.ndarray:
     """(parts,) the commonest value of an attribute, of parts that are there."""
-    values = [np.where(t["states"] == config.absent_index, -1, t["attributes"][:, column]) for t in targets]
-    labels = [target["labels"] for target in targets]
-    return count_pairs(labels, values, config.num_labels, config.attribute_sizes[column]).sum(0).argmax(1)
+    whole = join_photos(targets, ("labels", "states", "attributes"))
+    values = np.where(whole["states"] == config.absent_index, -1, whole["attributes"][:, column])
+    counts = count_pairs([whole["labels"]], [values], config.num_labels, config.attribute_sizes[column])
+    return counts[0].argmax(1)
 
 
 def constant_predictions(train: Any, photos: Any, config: PartStateConfig) -> list[dict]:

@@ -20,11 +20,16 @@ from geohf.parts.coco import is_coco
 from geohf.parts.cvat import write_cvat
 from geohf.parts.data import load_parts, split_parts
 from geohf.parts.folders import annotation_files
-from geohf.parts.label_studio import LABEL_CONFIG, write_label_config, write_label_studio
+from geohf.parts.label_studio import (
+    LABEL_CONFIG,
+    is_label_studio,
+    write_label_config,
+    write_label_studio,
+)
 from geohf.parts.records import PartRecord, PhotoRecord, Source, parse_json, read_text
 from geohf.parts.voc import unique_stems, write_voc
 from geohf.parts.vocabulary import attributes_of, names_of
-from geohf.parts.yolo import write_yolo
+from geohf.parts.yolo import is_yolo, labels_of, write_yolo
 from geohf.vision.formats import is_image_name
 
 if TYPE_CHECKING:
@@ -194,14 +199,13 @@ def convert(
         if "validation" in splits:
             raise DataError(f"{source}: has a validation split already; leave out the share for validation")
         splits = {**splits, **split_parts(splits["train"], validation=validation, test=0.0, seed=seed)}
-    folder, path = Path(folder), Path(source)
-    read = [path, path / _VOC_FOLDER, truths, *(annotation_files(path).values() if path.is_dir() else ())]
+    folder, read = Path(folder), _files_read(Path(source))
     if truths is not None:
         if layout != "coco" or not predicted:
             raise DataError(
                 "truths give their ids to answers that are written in the layout coco, and to nothing else"
             )
-        refuse_overwriting(folder / "results.json", read)
+        refuse_overwriting(folder / "results.json", [*read, truths])
         write_coco_results(folder / "results.json", splits["train"], truths)
     else:
         name, write = LAYOUTS[layout]
@@ -209,8 +213,38 @@ def convert(
         paths = {split: folder / name.format(own) for split, own in names.items()}
         for file in paths.values():
             refuse_overwriting(file, read)
+        _refuse_what_lies_beside(layout, folder, read, splits)
         write(paths, splits, predicted)
     return {split: statistics_of(dataset) for split, dataset in splits.items()}
+
+
+def _files_read(source: Path) -> list[Path]:
+    """The files of annotations that a source was read from; the folder of the XML files where each photo has its own."""
+    files = annotation_files(source, warn=False).values() if source.is_dir() else [source]
+    return [file / _VOC_FOLDER if file.is_dir() else file for file in files]
+
+
+def _refuse_what_lies_beside(layout: str, folder: Path, read: Iterable[Path], splits: Splits) -> None:
+    """Raise DataError where a file that is read, and that no annotation file's own name tells, would be overwritten."""
+    for file in read:
+        if layout == "voc":  # one photo's XML alone
+            refuse_overwriting(folder / _VOC_FOLDER / file.name, [file])
+        if layout == "label_studio" and _has_label_config(file):
+            refuse_overwriting(folder / LABEL_CONFIG, [file.with_name(LABEL_CONFIG)])
+        if layout == "yolo" and is_yolo(file):
+            for split, dataset in splits.items():
+                for target, image in _photos(dataset, folder / "images" / FILES[split]):
+                    refuse_overwriting(
+                        labels_of(target, folder), [labels_of(Path(image["path"]), file.parent)]
+                    )
+
+
+def _has_label_config(file: Path) -> bool:
+    """Whether tasks were read with the configuration beside them; beside another layout an earlier run may have written one."""
+    is_json = file.name.lower().endswith((".json", ".json.gz"))
+    if not is_json or not file.with_name(LABEL_CONFIG).is_file():
+        return False
+    return is_label_studio(parse_json(read_text(file), file))
 
 
 def records_of(dataset: Dataset) -> Source:

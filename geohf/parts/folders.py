@@ -35,8 +35,11 @@ _XML = ("[Aa]nnotations/**/*.xml", "*.xml", *(f"{name}/*.xml" for name in _NAMES
 _ASKED = 100  # so many photos are looked for in a folder before another is tried
 
 
-def annotation_files(folder: Path) -> dict[str, Path]:
+def annotation_files(folder: Path, warn: bool = True) -> dict[str, Path]:
     """The annotations of each split in a folder, gzipped ones (`.json.gz`) too; the folder itself where a photo has one each.
+
+    Args:
+        warn: tell of others that lie beside those that are read.
 
     Raises:
         DataError: it holds none.
@@ -57,7 +60,7 @@ def annotation_files(folder: Path) -> dict[str, Path]:
     read = {split: files[0] for split, files in chosen.items()}
     possible = [path for files in [*layouts, {"": alone}] for paths in files.values() for path in paths]
     beside = [path for path in dict.fromkeys(possible) if path not in read.values()]
-    if beside:
+    if beside and warn:
         names = (listed([path.relative_to(folder) for path in paths]) for paths in (read.values(), beside))
         logger.warning("%s: %s is read, and %s beside it is not; name a file to read that", folder, *names)
     return read

@@ -27,7 +27,7 @@ from geohf.parts.records import JsonObject, Source, parse_json, read_text
 from geohf.parts.state_file import without_states
 from geohf.parts.voc import read_voc, voc_files
 from geohf.parts.vocabulary import BIKE_PARTS, NO_STATES, PRESENT, STATES
-from geohf.parts.yolo import DARKNET, read_yolo
+from geohf.parts.yolo import is_yolo, read_yolo
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Reader:
     def _of_file(self, path: Path, split: str, images: Path | None) -> tuple[str, dict[str, Source]]:
         if path.is_dir():
             return "Pascal VOC", self._with_attributes(read_voc(path, voc_files(path)))
-        if path.suffix.lower() in (".yaml", ".yml", DARKNET):
+        if is_yolo(path):
             return "YOLO", read_yolo(path, self.errors, self.state_attribute)
         if is_answer_table(path):
             return "a table of answers", self._with_attributes({split: read_answer_table(path, images)})

@@ -117,7 +117,7 @@ def load_published(model: StartingDetector, name: str, weights: str | os.PathLik
                 load_coco_weights(model, read_tensors(weights))
         elif is_place(name) and backbone_config(name)[1].get("model_type") == PartStateConfig.model_type:
             folder = Path(name) if Path(name).is_dir() else hub_weights(name)
-            load_coco_weights(model, read_tensors(weights or folder), _same_classes(model, name))
+            load_coco_weights(model, read_tensors(weights or folder), same_classes(model, name))
         else:
             _load_backbone(model.tower, model.config, name, weights)
     except DataError:
@@ -128,7 +128,7 @@ def load_published(model: StartingDetector, name: str, weights: str | os.PathLik
         ) from error
 
 
-def _same_classes(model: StartingDetector, name: str) -> tuple[str, ...]:
+def same_classes(model: StartingDetector, name: str) -> tuple[str, ...]:
     """Those of `CLASS_LAYERS` that stand for the same parts, or the same states, in the model and in this one."""
     raw = backbone_config(name)[1]
     same_parts = raw.get("id2label") == {str(i): part for i, part in model.config.id2label.items()}

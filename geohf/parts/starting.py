@@ -18,6 +18,7 @@ from geohf.parts.detectors import (
     random_fields,
     take_weights,
 )
+from geohf.parts.heads import StateHead
 from geohf.parts.rows import as_photos, shows_one_of_each
 from geohf.parts.sample import SAMPLE_DETECTORS, SAMPLE_FIELDS
 from geohf.parts.vocabulary import ABSENT, attributes_of, names_of
@@ -37,6 +38,7 @@ class StartingDetector(GeoPreTrainedModel):
     """The ways in which a `PartStateModel` is made anew."""
 
     detector: PreTrainedModel
+    state_head: StateHead
 
     @classmethod
     def from_backbone(
@@ -94,6 +96,8 @@ class StartingDetector(GeoPreTrainedModel):
             raise DataError(
                 f"{name} alone names no weights: give the repo or folder of a detector, or pretrained=False for random ones"
             )
+        from geohf.parts.pretrained import CLASS_LAYERS, same_classes
+
         with as_data_error():
             fields = random_fields(name) if name in DETECTORS else published_fields(name)
             if pretrained:
@@ -106,6 +110,10 @@ class StartingDetector(GeoPreTrainedModel):
             if backbone_config(name)[1]["model_type"] == model.config.model_type:
                 published = cls.from_pretrained(name)
                 names, detector = published.config.id2label, published.detector
+                head, own = published.state_head.state_dict(), model.state_head.state_dict()
+                fits = all(head[key].shape == own[key].shape for key in own)
+                if fits and CLASS_LAYERS[-1] in same_classes(model, name):
+                    model.state_head.load_state_dict(head)
             else:
                 detector = published_detector(name, model.config.norm)
                 names = detector.config.id2label

@@ -16,6 +16,7 @@ from torch import nn
 
 from geohf.errors import DataError
 from geohf.parts.losses import IGNORED
+from geohf.parts.state_metrics import join_photos
 
 if TYPE_CHECKING:
     from geohf.parts.configuration import PartStateConfig
@@ -92,7 +93,9 @@ def count_states(targets: Sequence[Mapping], config: PartStateConfig) -> list[li
     Args:
         targets: of each photo `labels` and `states`, see `geohf.parts.metrics.dataset_targets`.
     """
-    return _count_of_boxes(targets, config).sum(0).tolist()
+    # of all photos at once: a table for each would not fit where there are many photos, parts and states
+    whole = [join_photos(targets, ("labels", "states"))] if len(targets) else []
+    return _count_of_boxes(whole, config).sum(0).tolist()
 
 
 def repeat_factors(targets: Sequence[Mapping], config: PartStateConfig, threshold: float) -> np.ndarray:

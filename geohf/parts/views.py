@@ -167,10 +167,8 @@ def _first_of_each(
             if not keep[row]:
                 continue
             rest = rows[place + 1 :]
-            low, high = (
-                torch.maximum(boxes[row, :2], boxes[rest, :2]),
-                torch.minimum(boxes[row, 2:], boxes[rest, 2:]),
-            )
+            low = torch.maximum(boxes[row, :2], boxes[rest, :2])
+            high = torch.minimum(boxes[row, 2:], boxes[rest, 2:])
             inside = (high - low).clamp(min=0).prod(1)
             iou = inside / (areas[row] + areas[rest] - inside)
             of_smaller = inside / torch.minimum(areas[row], areas[rest])

@@ -22,8 +22,14 @@ from geohf.parts.vocabulary import NO_STATES, PRESENT
 from geohf.vision.files import image_files
 
 DARKNET = ".data"
+_YAML = (".yaml", ".yml")
 _BETWEEN = "__"  # of a part's name and its state's, which the layout itself has no place for
 _BEYOND = 0.01  # shares may lie this far outside the photo before they are taken for pixels
+
+
+def is_yolo(path: Path) -> bool:
+    """Whether a file is called as those that name the photos and classes of this layout."""
+    return path.suffix.lower() in (*_YAML, DARKNET)
 
 
 def read_yolo(path: Path, errors: RowErrors, state_attribute: str | None = None) -> dict[str, Source]:
@@ -50,7 +56,7 @@ def read_yolo(path: Path, errors: RowErrors, state_attribute: str | None = None)
         entry = next((content[name] for name in aliases if content.get(name)), None)
         if entry is not None:
             folder, names = _photos(entry, content.get("path"), path)
-            labels = [_labels_of(folder / name, path.parent) for name in names]
+            labels = [labels_of(folder / name, path.parent) for name in names]
             if names and not any(file.is_file() for file in labels):
                 raise DataError(
                     f"{path} [{split}]: no photo has a file of labels; {labels[0]} would be the first"
@@ -153,7 +159,7 @@ def _place(name: str, base: Any, path: Path) -> Path:
     raise DataError(f"{path}: {name!r} is no folder or list of photos in {path.parent}")
 
 
-def _labels_of(photo: Path, root: Path) -> Path:
+def labels_of(photo: Path, root: Path) -> Path:
     """The file of labels of a photo: `labels` takes the place of the last `images` in its path, if there is one."""
     parts = list(photo.relative_to(root).parts) if photo.is_relative_to(root) else [photo.name]
     if "images" in parts:
@@ -250,7 +256,7 @@ def write_yolo(folder: Path, splits: Mapping[str, Source]) -> None:
                 size = (photo.width, photo.height) * 2
                 shares = (f"{side / whole:.9f}" for side, whole in zip(sides, size, strict=True))
                 lines.append(f"{number_of[part.name, part.state]} {' '.join(shares)}\n")
-            with atomic_write(_labels_of(folder / "images" / name / photo.name, folder)) as file:
+            with atomic_write(labels_of(folder / "images" / name / photo.name, folder)) as file:
                 file.writelines(lines)
     content["names"] = dict(enumerate(names))
     with atomic_write(folder / "data.yaml") as file:

@@ -63,8 +63,9 @@ def main() -> None:
         kept = {"storage": storage_of(known.rows), "dims": None if known.axes is None else len(known.axes)}
         for name, value in kept.items():
             if getattr(args, name) not in (None, value):
+                told = f"all {name}" if value is None else f"{name} {value}"
                 raise DataError(
-                    f"{args.add_to} keeps {name} {value}, and what is added is kept as it is there: leave --{name} out, or "
+                    f"{args.add_to} keeps {told}, and what is added is kept as it is there: leave --{name} out, or "
                     "build the index anew"
                 )
     index_format(args.output, local=args.local, **kept)  # before the work, not after it

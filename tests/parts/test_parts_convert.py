@@ -10,9 +10,14 @@ from helpers.parts_formats import (
     VOC,
     assert_equal,
     coco_of,
+    cvat,
     named,
     photos,
+    region,
+    shape,
+    task,
     voc,
+    yolo,
 )
 from helpers.parts_models import build_model
 
@@ -416,3 +421,57 @@ def test_another_photo_of_the_same_name_is_not_overwritten(tmp_path, layout):
         convert(made(tmp_path, "1.png"), tmp_path / "out", layout)
     assert (folder / "1.png").read_bytes() == before
     assert not any((tmp_path / "out" / name).exists() for name in ("labels", "Annotations"))
+
+
+@pytest.mark.parametrize("name", ["dataset.yaml", "bikes.yml"])
+def test_labels_that_are_read_are_not_overwritten(tmp_path, name):
+    """The YAML had another name than the one written, and polygons in the labels beside it became boxes."""
+    folder = yolo(tmp_path, "0 0.1 0.1 0.5 0.1 0.5 0.5 0.3 0.7 0.1 0.5\n")
+    (folder / "data.yaml").rename(folder / name)
+    before = (folder / "labels/train/1.txt").read_bytes()
+    with pytest.raises(DataError, match=r"1.txt: is an input, .*, and would be overwritten"):
+        convert(folder / name, folder, "yolo")
+    assert (folder / "labels/train/1.txt").read_bytes() == before
+    assert not (folder / "data.yaml").exists()
+    convert(folder / name, folder / "boxes", "yolo")
+
+
+def test_a_labeling_configuration_that_is_read_is_not_overwritten(tmp_path):
+    photos(tmp_path, "1.png")
+    (tmp_path / "export.json").write_text(json.dumps([task(region(), image="1.png")]))
+    config = '<View><RectangleLabels name="label"><Label value="wheel" hotkey="w"/></RectangleLabels></View>'
+    (tmp_path / "label_config.xml").write_text(config)
+    with pytest.raises(DataError, match=r"label_config.xml: is an input"):
+        convert(tmp_path / "export.json", tmp_path, "label_studio")
+    assert (tmp_path / "label_config.xml").read_text() == config
+
+
+def test_one_photos_xml_is_not_overwritten(tmp_path):
+    photos(tmp_path / "JPEGImages", "1.png")
+    path = tmp_path / "Annotations" / "1.xml"
+    path.parent.mkdir()
+    path.write_text(voc(VOC.format("wheel", 0, 1, "")))
+    with pytest.raises(DataError, match=r"1.xml: is an input"):
+        convert(path, tmp_path, "voc", images=tmp_path / "JPEGImages")
+
+
+@pytest.mark.parametrize("layout", ["voc", "yolo", "cvat", "label_studio"])
+def test_a_second_run_may_overwrite_what_the_first_one_wrote(tmp_path, layout, caplog):
+    """Annotations that an earlier run wrote beside the source were called an input."""
+    photos(tmp_path / "train", "1.png")
+    boxes = [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [1, 2, 9, 9], "state": 0}]
+    (tmp_path / "train_coco.json").write_text(
+        json.dumps(coco_of(["1.png"], (40, 30)) | {"annotations": boxes})
+    )
+    first = convert(tmp_path, tmp_path, layout)
+    caplog.clear()
+    assert convert(tmp_path, tmp_path, layout) == first
+    assert caplog.text.count("beside it is not") <= 1
+
+
+def test_xml_beside_a_labeling_configuration_becomes_tasks(tmp_path):
+    photos(tmp_path, "1.png")
+    (tmp_path / "train.xml").write_text(cvat(shape()))
+    for _ in range(2):
+        convert(tmp_path / "train.xml", tmp_path, "label_studio")
+    assert (tmp_path / "label_config.xml").is_file()

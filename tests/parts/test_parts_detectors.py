@@ -160,3 +160,21 @@ def test_as_many_other_classes_begin_anew_and_the_same_go_on(tmp_path):
         assert torch.equal(
             again["model.enc_bbox_head.layers.0.weight"], theirs["model.enc_bbox_head.layers.0.weight"]
         )
+
+
+def test_the_head_of_the_same_states_goes_on(tmp_path):
+    """It began anew without a word, though that of Faster R-CNN goes on."""
+    model = build_query_model("rt_detr_v2")
+    folder, own = _saved(model, tmp_path / "ours"), model.state_head.state_dict()
+    others = {number: f"other {name}" for number, name in STATES.items()}
+    wider = {"state_hidden_size": 2 * model.config.state_hidden_size}
+    fields = {"state_hidden_size": model.config.state_hidden_size}
+    for states, changed, same in (
+        (STATES, {}, True),
+        (others, {}, False),
+        (STATES, wider, False),
+        (STATES, {"state_per_part": not model.config.state_per_part}, False),
+    ):
+        names = {"id2label": PARTS, "id2state": states, "absent_state": None}
+        again = PartStateModel.from_detector(folder, **names | fields | changed).state_head.state_dict()
+        assert all(torch.equal(again[key], own[key]) for key in own) == same

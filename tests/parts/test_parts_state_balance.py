@@ -1,6 +1,7 @@
 """Losses for states that are rare."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -81,6 +82,20 @@ def test_states_are_counted_by_part_without_those_that_no_box_has():
     ]
     assert count_states(targets, config("effective")) == [[2, 0, 0], [0, 1, 0], [0, 0, 0]]
     assert count_states(targets, config("effective", absent="detect")) == [[2, 0, 1], [0, 1, 0], [0, 0, 0]]
+
+
+def test_counts_need_no_memory_for_each_photo():
+    """A table of parts and states for each photo was kept: with many names that is more than memory holds."""
+    names = {i: str(i) for i in range(600)}
+    config = PartStateConfig(id2label=names, id2state=STATES)
+    rows = [{"labels": np.array([i]), "states": np.array([0])} for i in range(600)]
+    tracemalloc.start()
+    counts = count_states(rows, config)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array(counts).sum() == 600
+    assert peak < 2e6
+    assert count_states([], config) == np.zeros((600, len(STATES)), int).tolist()
 
 
 @pytest.mark.parametrize("build", [build_model, lambda **fields: build_query_model("lw_detr", **fields)])

@@ -316,6 +316,10 @@ def test_a_storage_that_the_index_does_not_have_is_not_taken_for_what_is_added(t
         monkeypatch.setattr(sys, "argv", [*command, *words])
         with pytest.raises(DataError, match=told):  # before a picture is encoded
             index.main()
+    make().save(tmp_path / "area.safetensors")
+    monkeypatch.setattr(sys, "argv", [*command, "--dims", "4"])
+    with pytest.raises(DataError, match=r"keeps all dims, .* leave --dims out"):
+        index.main()
 
 
 def test_what_is_removed_from_an_index_that_a_model_opened_is_still_in_its_file(tmp_path):
