@@ -227,6 +227,16 @@ def test_a_corrected_world_file_makes_another_cache(tmp_path, tiff):
     np.testing.assert_array_equal(ahead[1][:, 4:], PIXELS[:8, :4])  # four pixels farther east
 
 
+def test_a_world_file_counts_whatever_the_case_of_the_names(tmp_path, tiff):
+    for name, world in (("a.TIF", "a.tfw"), ("b.Tiff", "b.tfw"), ("c.tif", "c.TFW")):
+        path = tiff(tmp_path / name, PIXELS)
+        before = file_facts(path)
+        (tmp_path / world).write_text("10\n0\n0\n-10\n500005\n4999995\n")
+        with rasterio.open(path) as raster:
+            assert raster.transform.c == 500_000
+        assert file_facts(path) != before
+
+
 def test_a_scene_that_only_control_points_place_gets_a_word(tmp_path, caplog):
     path = tmp_path / "gcps.tif"
     points = [GroundControlPoint(0, 0, 9.0, 45.0), GroundControlPoint(0, 16, 9.1, 45.0)]
