@@ -300,12 +300,17 @@ def _own_run(resume: bool | str | None, folder: Path) -> bool:
             f"resume_from_checkpoint {resume}: a run goes on in its own output_dir; give --output_dir {resume} and "
             "--resume_from_checkpoint true"
         )
-    last = None if path == own else last_complete_checkpoint(path.parent)
-    if path != own and last != str(path):
-        raise DataError(
-            f"resume_from_checkpoint {resume}: a run goes on from the last whole checkpoint of each phase, here "
-            f"{last}; say true, or delete those after the one to go on from"
-        )
+    if path != own and path.name.startswith("checkpoint-"):  # a folder of them stands for the last
+        last = last_complete_checkpoint(path.parent)
+        if last is None:
+            raise DataError(
+                f"resume_from_checkpoint {resume}: is no whole checkpoint; say true, or leave it out"
+            )
+        if last != str(path):
+            raise DataError(
+                f"resume_from_checkpoint {resume}: a run goes on from the last whole checkpoint of each phase, here "
+                f"{last}; say true, or delete those after the one to go on from"
+            )
     return True
 
 

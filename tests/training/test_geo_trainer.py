@@ -202,6 +202,11 @@ def test_a_run_goes_on_from_its_last_checkpoint_alone(tmp_path):
     ):
         trainer_of(tmp_path, settings={"save_total_limit": 3}).train(resume_from_checkpoint=str(older))
     trainer_of(tmp_path, settings={"save_total_limit": 3}).train(resume_from_checkpoint=str(last))
+    trainer_of(tmp_path, settings={"save_total_limit": 3}).train(resume_from_checkpoint=str(last.parent))
+    (last / "complete.json").unlink()
+    (older / "complete.json").unlink()
+    with pytest.raises(DataError, match="is no whole checkpoint"):
+        trainer_of(tmp_path).train(resume_from_checkpoint=str(last))
 
 
 def test_a_second_training_begins_with_the_weights_of_the_first(tmp_path):
