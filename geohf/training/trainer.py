@@ -261,7 +261,8 @@ class GeoTrainer(RunsPhases):
     def data_facts(self, evaluation: Evaluation, unit: str) -> dict[str, Any]:
         """The facts of the data that every card tells, see `model_cards/card.md`; `unit` is what its rows are."""
         on_validation = any(evaluation.dataset is rows for rows in (self.eval_dataset, self._validation))
-        trained = evaluation.dataset is self.train_dataset
+        same = on_validation and self._validation is self._training
+        trained = same or evaluation.dataset is self.train_dataset
         held_out = "train" if trained else "validation" if on_validation else "test"
         facts: dict[str, Any] = UNKNOWN_DATA | {"split_name": held_out}
         facts |= facts_of(evaluation.dataset)

@@ -238,6 +238,10 @@ def test_numbers_of_training_rows_are_not_told_as_those_of_test_rows(name, tmp_p
     )
     facts = trainer.data_facts(trainer.evaluate(five_tasks.rows_of(name)), "rows")
     assert (facts["split_name"], facts["trained_on_held_out"]) == ("test", False)
+    rows = five_tasks.rows_of(name, 12)
+    both = type(trainer)(trainer.model, trainer.args, train_dataset=rows, eval_dataset=rows)
+    facts = both.data_facts(both.evaluate(), "rows")
+    assert (facts["split_name"], facts["trained_on_held_out"]) == ("train", True)
 
 
 def test_there_must_be_something_to_train_on(tmp_path):
