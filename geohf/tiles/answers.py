@@ -164,7 +164,9 @@ def predictions_of(config: TileSequenceConfig, outputs: TileSequenceOutput) -> l
             f"tile {tile} of the batch has no last value: this model predicts the change to it; give "
             '{"frames": [...], "last_values": ...}'
         )
-    parts = [part.tolist() for part in answers_of(config, values, outputs.region) if part is not None]
+    # by tolist, not by numpy: these may lie on a GPU, and carry gradients
+    parts = [part.tolist() for part in intervals_of(config, values, outputs.region)]
+    parts = parts if config.interval_margin is not None else parts[:1]
     answers = []
     for row in zip(*parts, strict=True):
         named: list[Any] = [dict(zip(config.targets, numbers, strict=True)) for numbers in row]

@@ -29,13 +29,17 @@ class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
         "Table of tiles (CSV, Parquet), its folder, or one place's images: a folder, a zip file, a STAC item "
         "collection, a zarr store; default: the sample.",
     )
-    image_dir: str | None = argument(None, "Folder of <label>/<region_id><extension>; default: Images.")
+    image_dir: str | None = argument(
+        None, "Folder of <label>/<region_id><extension>; default: Images beside the table."
+    )
     asset: list[str] | None = argument(
         None,
         "Asset of the items of a STAC collection as --data (variable of a zarr store), or several of one band each, "
         "which become bands in this order; default: the only one, or that with the role data.",
     )
-    labels: list[str] | None = argument(None, "Steps (years, months, dates), oldest first; default: all.")
+    labels: list[str] | None = argument(
+        None, "Labels of the steps (years, months, dates, numbers), oldest first; default: all there are."
+    )
     extension: str = argument(".tif", "Extension of the image files.")
     targets: list[str] | None = argument(None, "Target columns of the table; default: target.")
     target_from: str | None = argument(
@@ -58,7 +62,9 @@ class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
     nodata: float | None = argument(None, "Nodata value of files that name none; default: the others'.")
     align: bool = argument(False, "Read rasters of other CRS, resolution, origin onto the first one's grid.")
     grid: str | None = argument(None, "Raster whose grid --align takes; default: the first of each place.")
-    bands: list[int] | None = argument(None, "Bands to see, from 1, in this order; default: no cloud band.")
+    bands: list[int] | None = argument(
+        None, "Bands to see, from 1, in this order; default: all but the cloud band."
+    )
     class_values: list[int] | None = argument(
         None, "Classes of class maps (0 to 8 of Dynamic World); each becomes a band of ones and zeros."
     )
@@ -141,7 +147,9 @@ class TileTrainingArguments(FinetuneArguments):
     per_device_eval_batch_size: int = argument(256, "Tiles in a batch of evaluation.")
     learning_rate: float = argument(3e-3, "Peak learning rate.")
     augment: bool = argument(True, "Turn and mirror tiles, all frames alike.")
-    frame_dropout: float = argument(0.0, "Chance of a frame to be masked in training; one of a tile stays.")
+    frame_dropout: float = argument(
+        0.0, "Chance of a frame to be masked in training; at least one of a tile stays."
+    )
     cache_workers: int | None = argument(None, "Processes that cut tiles; default: one a core.")
 
     def __post_init__(self) -> None:

@@ -33,7 +33,8 @@ OF_CONFIG = (
     "dates",
     "reading",
 )  # fields of both
-ROW_KEYS = ("frames", "pixel_values", "step_mask", "labels", "last_values", "dates", "date", "region")
+PIXEL_KEYS = ("frames", "pixel_values")  # of which a row has one
+ROW_KEYS = ("step_mask", "labels", "last_values", "dates", "date", "region")
 FAR = 30  # spreads of the training pixels: so far from their mean lie pixels of another unit alone
 
 
@@ -217,8 +218,8 @@ def batch_of_rows(rows: Sequence[Mapping], config: TileSequenceConfig) -> dict[s
         DataError: a row has neither, or its numbers are not of the model's targets.
     """
     image = config.head == "image"
-    require_known_keys(rows[0], "row 0 of the batch", ROW_KEYS)
-    kind = next((name for name in ROW_KEYS[:2] if name in rows[0]), None)
+    kind = next((name for name in PIXEL_KEYS if name in rows[0]), None)
+    require_known_keys(rows[0], "row 0 of the batch", (*(PIXEL_KEYS if kind is None else [kind]), *ROW_KEYS))
     if kind is None:
         raise DataError(f"a row needs 'frames' or 'pixel_values'; it has {', '.join(map(str, rows[0]))}")
     lacking = [i for i, row in enumerate(rows) if row.get(kind) is None]

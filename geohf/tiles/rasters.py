@@ -175,7 +175,7 @@ def raster_info(raster: DatasetReader, path: RasterFile | os.PathLike) -> Raster
 def beside(path: str | os.PathLike) -> list[Path]:
     """Files beside an image in which GDAL looks for its mask, its header, and its place: of `a.tif` in `a.tfw`."""
     path = Path(path)
-    ending = path.suffix[1:]
+    ending = path.suffix[1:].lower()  # GDAL looks for `a.tfw` and `a.TFW` of `a.TIF`, too
     world = (f"{ending[:1]}{ending[-1:]}w", f"{ending}w", "wld")
     files = [Path(f"{path}{end}") for end in SIDECARS]
     files += [path.with_suffix(f".{name}") for word in world for name in (word, word.upper())]

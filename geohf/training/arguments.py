@@ -210,7 +210,9 @@ class GeoTrainingArguments(TrainingArguments):
 
 
 def _yes_or_no(name: str, value) -> bool | None:
-    word = str(value).lower()
-    if value is None or word in ("true", "1", "yes", "false", "0", "no"):
-        return None if value is None else word in ("true", "1", "yes")
-    raise DataError(f"{name} is true or false, got {value!r}: a run goes on from its own output_dir")
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if value is None or isinstance(value, bool):
+        return value
+    if str(value).lower() not in words:
+        raise DataError(f"{name} is true or false, got {value!r}: a run goes on from its own output_dir")
+    return words[str(value).lower()]

@@ -28,7 +28,7 @@ def write_report(
     """Leave a whole model repo in the Trainer's `output_dir`; on the first process only.
 
     Writes the model, metrics.json, log_history.csv, learning_curves.png, skipped.csv where rows were left out, what the
-    task has for people to look at and, last, the card. Plots and answers of an earlier run there are removed first.
+    task has for people to look at and, last, the card. Plots and answers of an earlier report there are removed first.
 
     Args:
         evaluation: what `trainer.evaluate` returned.
@@ -38,8 +38,10 @@ def write_report(
     folder = trainer.run_folder
     if trainer.args.should_save:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (*PLOTS, *ANSWERS, "skipped.csv"):  # of an earlier run, they would look like this one's
-            (folder / name).unlink(missing_ok=True)
+        if (folder / "metrics.json").exists():  # without an earlier report, they are files of the user's own
+            left_out = ["skipped.csv"] if trainer.reported is None else []  # this run's, of a second report
+            for name in (*PLOTS, *ANSWERS, *left_out):  # they would look like this one's
+                (folder / name).unlink(missing_ok=True)
         if skipped:
             write_csv(folder / "skipped.csv", skipped)
     trainer.reported = evaluation

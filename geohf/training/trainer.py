@@ -261,7 +261,8 @@ class GeoTrainer(RunsPhases):
     def data_facts(self, evaluation: Evaluation, unit: str) -> dict[str, Any]:
         """The facts of the data that every card tells, see `model_cards/card.md`; `unit` is what its rows are."""
         on_validation = any(evaluation.dataset is rows for rows in (self.eval_dataset, self._validation))
-        trained = evaluation.dataset is self.train_dataset
+        same = on_validation and self._validation is self._training
+        trained = same or evaluation.dataset is self.train_dataset
         held_out = "train" if trained else "validation" if on_validation else "test"
         facts: dict[str, Any] = UNKNOWN_DATA | {"split_name": held_out}
         facts |= facts_of(evaluation.dataset)
@@ -300,12 +301,17 @@ def _own_run(resume: bool | str | None, folder: Path) -> bool:
             f"resume_from_checkpoint {resume}: a run goes on in its own output_dir; give --output_dir {resume} and "
             "--resume_from_checkpoint true"
         )
-    last = None if path == own else last_complete_checkpoint(path.parent)
-    if path != own and last != str(path):
-        raise DataError(
-            f"resume_from_checkpoint {resume}: a run goes on from the last whole checkpoint of each phase, here "
-            f"{last}; say true, or delete those after the one to go on from"
-        )
+    if path != own and path.name.startswith("checkpoint-"):  # a folder of them stands for the last
+        last = last_complete_checkpoint(path.parent)
+        if last is None:
+            raise DataError(
+                f"resume_from_checkpoint {resume}: is no whole checkpoint; say true, or leave it out"
+            )
+        if last != str(path):
+            raise DataError(
+                f"resume_from_checkpoint {resume}: a run goes on from the last whole checkpoint of each phase, here "
+                f"{last}; say true, or delete those after the one to go on from"
+            )
     return True
 
 

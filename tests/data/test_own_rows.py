@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset
 from PIL import Image
-from torch.utils.data import ConcatDataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from geohf.data.rows import cell_of, heading_of, positions_of
 from geohf.data.streaming import as_stream
@@ -129,6 +129,25 @@ class TorchStream(torch.utils.data.IterableDataset):
 
     def __iter__(self):
         return iter(self.rows)
+
+
+class SharedOut(torch.utils.data.IterableDataset):
+    """Twelve rows, of which each worker of a loader gives its share, as torch's documentation has it."""
+
+    def __init__(self):
+        self.opened = (number for number in range(12))  # nothing can pickle it, as a connection
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        return iter([{"number": number} for number in range(first, 12, step)])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_torch_stream_that_shares_itself_out_among_workers_is_read_whole(workers):
+    loader = DataLoader(as_stream(SharedOut()), batch_size=None, num_workers=workers)
+    for _ in range(2):
+        assert [int(row["number"]) for row in loader] == list(range(12))
 
 
 @pytest.mark.parametrize("read", [as_photos, as_places])

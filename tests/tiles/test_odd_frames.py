@@ -158,6 +158,20 @@ def test_rows_of_a_batch_that_cannot_be_meant(rows, message):
         batch_of_rows(rows, make(dates="dates" in rows[0]).config)
 
 
+@pytest.mark.parametrize("row", [{"frames": [PIXELS], "region_id": 3}, {"pixel_values": SEEN, "n_frames": 2}])
+def test_columns_of_a_users_own_are_no_misspelt_keys(row):
+    """`region_id` is a column of the tables that geohf reads, and a count of frames names no frames."""
+    assert len(batch_of_rows([row | {"labels": 1.0}], make().config)["labels"]) == 1
+    if "frames" in row:
+        assert make().predict([row])[0].values
+
+
+def test_outputs_of_a_forward_pass_with_gradients_are_decoded():
+    model = make(interval_margin=[2.0])
+    (answer,) = model.decode(model(**model.prepare([[PIXELS]])))
+    assert answer.high["target"] - answer.values["target"] == 2.0
+
+
 def test_pixels_of_a_larger_unit_than_the_trainings_get_a_word(caplog):
     make(band_mean=[0.5] * 3, band_std=[0.2] * 3).predict([[PIXELS]])
     assert (
@@ -225,6 +239,16 @@ def test_a_corrected_world_file_makes_another_cache(tmp_path, tiff):
         ahead[i] = build_cache(table, tmp_path / "cache", 1).tile(0)[1]
     np.testing.assert_array_equal(ahead[0], PIXELS[:8, :8])
     np.testing.assert_array_equal(ahead[1][:, 4:], PIXELS[:8, :4])  # four pixels farther east
+
+
+def test_a_world_file_counts_whatever_the_case_of_the_names(tmp_path, tiff):
+    for name, world in (("a.TIF", "a.tfw"), ("b.Tiff", "b.tfw"), ("c.tif", "c.TFW")):
+        path = tiff(tmp_path / name, PIXELS)
+        before = file_facts(path)
+        (tmp_path / world).write_text("10\n0\n0\n-10\n500005\n4999995\n")
+        with rasterio.open(path) as raster:
+            assert raster.transform.c == 500_000
+        assert file_facts(path) != before
 
 
 def test_a_scene_that_only_control_points_place_gets_a_word(tmp_path, caplog):

@@ -202,6 +202,11 @@ def test_a_run_goes_on_from_its_last_checkpoint_alone(tmp_path):
     ):
         trainer_of(tmp_path, settings={"save_total_limit": 3}).train(resume_from_checkpoint=str(older))
     trainer_of(tmp_path, settings={"save_total_limit": 3}).train(resume_from_checkpoint=str(last))
+    trainer_of(tmp_path, settings={"save_total_limit": 3}).train(resume_from_checkpoint=str(last.parent))
+    (last / "complete.json").unlink()
+    (older / "complete.json").unlink()
+    with pytest.raises(DataError, match="is no whole checkpoint"):
+        trainer_of(tmp_path).train(resume_from_checkpoint=str(last))
 
 
 def test_a_second_training_begins_with_the_weights_of_the_first(tmp_path):
@@ -233,6 +238,10 @@ def test_numbers_of_training_rows_are_not_told_as_those_of_test_rows(name, tmp_p
     )
     facts = trainer.data_facts(trainer.evaluate(five_tasks.rows_of(name)), "rows")
     assert (facts["split_name"], facts["trained_on_held_out"]) == ("test", False)
+    rows = five_tasks.rows_of(name, 12)
+    both = type(trainer)(trainer.model, trainer.args, train_dataset=rows, eval_dataset=rows)
+    facts = both.data_facts(both.evaluate(), "rows")
+    assert (facts["split_name"], facts["trained_on_held_out"]) == ("train", True)
 
 
 def test_there_must_be_something_to_train_on(tmp_path):
