@@ -16,7 +16,7 @@ import pytest
 from helpers import parts_models
 from huggingface_hub import snapshot_download
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from transformers import set_seed
 
 from geohf.data.task_data import TaskData
@@ -235,6 +235,11 @@ class OwnRows(Dataset):
         return dict(self.rows[i])
 
 
+class TorchStream(IterableDataset):
+    def __iter__(self):
+        return iter([])
+
+
 def pictures(count: int) -> list[Image.Image]:
     """Pictures of two kinds, in turn."""
     rng = np.random.default_rng(0)
@@ -298,6 +303,8 @@ def test_what_has_no_rows_by_number_is_refused_alike(name, tmp_path, monkeypatch
     for given in (columns, pd.DataFrame(columns), (row for row in rows), str(tmp_path)):
         with pytest.raises(DataError, match=f"train_dataset must be .* got {type(given).__name__}"):
             getattr(recipe, task.trainer)(model, args, train_dataset=given)
+    with pytest.raises(DataError, match=r"as `datasets.IterableDataset.from_generator\(rows.__iter__\)`"):
+        getattr(recipe, task.trainer)(model, args, train_dataset=TorchStream())
 
 
 @pytest.mark.slow

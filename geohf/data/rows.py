@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from geohf.data.cells import WRITTEN_EMPTY, is_nothing, text_of
 from geohf.data.classes import class_names, with_names
@@ -142,6 +142,11 @@ def mark_of(value: Any, in_memory: bool) -> Any:
 
 def require_rows(rows: Any, what: str = "rows") -> None:
     """Raise DataError for what has no rows by number: columns, several splits, a DataFrame, a path, a generator."""
+    if isinstance(rows, IterableDataset):
+        raise DataError(
+            f"{what} of torch's IterableDataset cannot be divided among workers and processes: give a stream of datasets, "
+            "as `datasets.IterableDataset.from_generator(rows.__iter__)`"
+        )
     by_number = hasattr(rows, "__getitem__") and hasattr(rows, "__len__")
     if not by_number or isinstance(rows, (str, bytes, Mapping)) or hasattr(rows, "iloc"):
         raise DataError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial, wraps
 from itertools import count, islice
 from pathlib import Path
@@ -232,38 +232,6 @@ def is_stream(dataset: Any) -> bool:
     from datasets import IterableDataset
 
     return isinstance(dataset, IterableDataset)
-
-
-def as_stream(rows: Any) -> Any:
-    """A torch `IterableDataset` as one of datasets, which resumes and is divided between processes; all else as it is."""
-    from datasets import IterableDataset
-    from datasets.iterable_dataset import ExamplesIterable
-
-    if isinstance(rows, torch.utils.data.IterableDataset) and not is_stream(rows):
-        # not by from_generator, whose fingerprint pickles the rows: they may hold a connection, or an open file
-        return IterableDataset(ExamplesIterable(_numbered, {"rows": rows}))
-    return rows
-
-
-def _numbered(rows: Iterable[dict]) -> Iterator[tuple[int, dict]]:
-    """All rows of a torch stream, numbered.
-
-    One worker of a loader reads them all, as they are one shard for datasets, so those that share themselves out by
-    `get_worker_info` are told of no worker: the shares of the others would be lost.
-    """
-    from torch.utils.data._utils import worker
-
-    info, left = worker.get_worker_info(), None
-    for number in count():
-        worker._worker_info = None
-        try:
-            left = iter(rows) if left is None else left
-            row = next(left)
-        except StopIteration:
-            return
-        finally:
-            worker._worker_info = info
-        yield number, row
 
 
 def read_stream(rows: Any, read: Callable[[dict, int], dict], columns: Collection[str]) -> Any:

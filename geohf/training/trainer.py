@@ -14,7 +14,7 @@ from transformers.trainer_utils import HubStrategy, TrainOutput
 
 from geohf.data.rows import require_rows
 from geohf.data.splits import warn_of_shared_places
-from geohf.data.streaming import as_stream, is_stream
+from geohf.data.streaming import is_stream
 from geohf.data.task_data import facts_of
 from geohf.errors import DataError, listed
 from geohf.metrics.records import CardData, Evaluation
@@ -149,7 +149,6 @@ class GeoTrainer(RunsPhases):
     # ---- training
 
     def _read_rows(self, rows: Any, what: str) -> Any:
-        rows = as_stream(rows)
         if rows is not None and not is_stream(rows):
             require_rows(rows, what)
         return self.read_rows(rows)

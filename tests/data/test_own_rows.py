@@ -5,13 +5,11 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset
 from PIL import Image
-from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torch.utils.data import ConcatDataset, Subset
 
 from geohf.data.rows import cell_of, heading_of, positions_of
-from geohf.data.streaming import as_stream
 from geohf.errors import DataError
 from geohf.place.rows import as_drives
 from geohf.region.rows import as_photos
@@ -123,35 +121,8 @@ def test_columns_and_splits_are_no_rows(read):
             read(given)
 
 
-class TorchStream(torch.utils.data.IterableDataset):
-    def __init__(self, rows):
-        self.rows = rows
-
-    def __iter__(self):
-        return iter(self.rows)
-
-
-class SharedOut(torch.utils.data.IterableDataset):
-    """Twelve rows, of which each worker of a loader gives its share, as torch's documentation has it."""
-
-    def __init__(self):
-        self.opened = (number for number in range(12))  # nothing can pickle it, as a connection
-
-    def __iter__(self):
-        worker = torch.utils.data.get_worker_info()
-        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        return iter([{"number": number} for number in range(first, 12, step)])
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_torch_stream_that_shares_itself_out_among_workers_is_read_whole(workers):
-    loader = DataLoader(as_stream(SharedOut()), batch_size=None, num_workers=workers)
-    for _ in range(2):
-        assert [int(row["number"]) for row in loader] == list(range(12))
-
-
 @pytest.mark.parametrize("read", [as_photos, as_places])
-@pytest.mark.parametrize("kind", ["arrow", "mapped", "generator", "torch"])
+@pytest.mark.parametrize("kind", ["arrow", "mapped", "generator"])
 def test_a_users_own_stream_may_name_its_columns_as_tables_do(read, kind):
     """Its regions and states were unknown before, and its rows without a label."""
     rows = [
@@ -166,7 +137,6 @@ def test_a_users_own_stream_may_name_its_columns_as_tables_do(read, kind):
         "arrow": lambda: Dataset.from_list(rows).to_iterable_dataset(),
         "mapped": lambda: Dataset.from_list(rows).to_iterable_dataset().map(dict),
         "generator": lambda: IterableDataset.from_generator(lambda: iter(rows)),
-        "torch": lambda: as_stream(TorchStream(rows)),
     }
     stream = read(streams[kind]())
     for found in (list(stream), list(stream)):
