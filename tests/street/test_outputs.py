@@ -175,9 +175,11 @@ def test_validation_places_are_known_again_in_rows_of_ones_own(street_model, pho
         for photo, (north, east, state) in zip(photos, points, strict=False)
     ]
     args = StreetTrainingArguments(output_dir=tmp_path, use_cpu=True, report_to="none")
-    trainer = GeoStreetTrainer(street_model(), args, train_dataset=rows[:1], eval_dataset=rows)
+    train = rows[:1]
+    trainer = GeoStreetTrainer(street_model(), args, train_dataset=train, eval_dataset=rows)
     for given in (None, rows):  # Ohio is no state of the model
         facts = trainer.data_facts(trainer.evaluate(given), "places")
         assert (facts["split_name"], facts["chosen_on_held_out"]) == ("validation", True)
+    assert trainer.data_facts(trainer.evaluate(train), "places")["split_name"] == "train"
     facts = trainer.data_facts(trainer.evaluate(list(rows)), "places")
     assert (facts["split_name"], facts["chosen_on_held_out"]) == ("test", False)
