@@ -217,7 +217,8 @@ def measure(
         answers: `StreetPrediction`s, one a place.
         labels: (n,) class numbers, negative where unknown.
         truth: (n, 2) degrees, NaN where unknown.
-        train: (labels, points, headings) of the training places, for the constant baseline; None, or without a position: there is none.
+        train: (labels, points, headings) of the training places, for the constant baseline; there is none where it is
+            None, or holds no position.
         headings: (n, max_views) true degrees of the views, NaN where unknown, for a model that tells them.
         levels: names of points, whose right shares are told, too.
     """
