@@ -61,10 +61,10 @@ def evaluate_place(
     rule = rule or ("all" if benchmark else "has_match")
     counts = recalls_of(benchmark, recalls, RECALLS)
     database, asking = _load_sets(data, utm, on_error)
-    database, drives, _ = by_time(database)
+    database, _, unbroken = by_time(database)  # images on both sides of a gap do not follow each other
     files, points = files_of(database), points_of(database)
     described = model.encode(files, batch_size)
-    index = PlaceIndex(described, points, [""] * len(files), model.fingerprint(), drives.tolist())
+    index = PlaceIndex(described, points, [""] * len(files), model.fingerprint(), unbroken.tolist())
     # the confidence was fitted where frames answer alone
     fitted = model.config if center == "none" and method is None and not verify else None
     if verify:

@@ -146,12 +146,12 @@ class PlaceIndex(IndexSearch):
             DataError: see `load_drives`.
         """
         images, _ = load_drives(sources, **options)
-        images, drives, _ = by_time(images)
+        images, _, unbroken = by_time(images)  # images on both sides of a gap do not follow each other
         names = names_of(images)
         twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if twice:
             logger.warning("images that are in the index more than once, and answer so: %s", listed(twice))
-        told = points_of(images), batch_size, names, drives.tolist()
+        told = points_of(images), batch_size, names, unbroken.tolist()
         return cls.build(model, files_of(images), *told, storage, dims, local)
 
     def add(self, other: PlaceIndex) -> None:

@@ -65,8 +65,10 @@ def join_rows(first, second):
     from datasets import concatenate_datasets
     from torch.utils.data import ConcatDataset
 
-    whole = hasattr(first, "cast_column") and hasattr(second, "cast_column")
-    return (concatenate_datasets if whole else ConcatDataset)([*map(without_decoding, (first, second))])
+    parts = [without_decoding(part) for part in (first, second)]
+    if all(hasattr(part, "cast_column") for part in parts) and parts[0].features == parts[1].features:
+        return concatenate_datasets(parts)
+    return ConcatDataset(parts)  # also where the images of one are paths, and of the other pictures
 
 
 def short_names(*parts) -> list[list[str]]:

@@ -75,12 +75,10 @@ class SequenceMatches:
     """The database images of each query of some drives, each drive answered as a whole."""
 
     rows: np.ndarray  # (q, k) database rows, best first
-    posterior: (
-        np.ndarray
-    )  # (q, k) probability of each; for a drive that is not `chained`, of its frames one by one
-    chained: (
-        np.ndarray
-    )  # (q,) bool: the drive's order explained its frames; where it did not, single frames answer
+    # (q, k) probability of each; for a drive that is not `chained`, of its frames one by one
+    posterior: np.ndarray
+    # (q,) bool: the drive's order explained its frames; where it did not, single frames answer
+    chained: np.ndarray
     # of each drive the nats by which its order beats the best of its shuffles; only a positive one is believed
     evidence: dict[str, float] = field(default_factory=dict)
 

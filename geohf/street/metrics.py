@@ -217,7 +217,8 @@ def measure(
         answers: `StreetPrediction`s, one a place.
         labels: (n,) class numbers, negative where unknown.
         truth: (n, 2) degrees, NaN where unknown.
-        train: (labels, points, headings) of the training places, for the constant baseline; None: there is none.
+        train: (labels, points, headings) of the training places, for the constant baseline; there is none where it is
+            None, or holds no position.
         headings: (n, max_views) true degrees of the views, NaN where unknown, for a model that tells them.
         levels: names of points, whose right shares are told, too.
     """
@@ -236,7 +237,7 @@ def measure(
         values |= density_metrics(mixtures, truth[located], missed_km, config.region_masses, "km")
     ends = street_intervals(logits, points, labels, truth, scored) if intervals else {}
     baseline, point = {}, None
-    if train is not None:
+    if train is not None and np.isfinite(train[1]).all(1).any():
         frequencies, point = constant_baseline(train[0], train[1], config.num_classes)
         frequencies = None if frequencies is None else np.tile(frequencies, (len(labels), 1))
         baseline = street_metrics(frequencies, np.tile(point, (len(labels), 1)), labels, truth, scored=scored)

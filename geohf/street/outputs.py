@@ -72,8 +72,9 @@ def write_outputs(
     write_predictions(folder, places, predictions, splits, outlines, small)
     _plot_uncertainty(folder, predictions[: len(truth)], truth)
     baseline_km, located = None, np.isfinite(truth).all(1)
-    if trainer.train_rows is not None and located.any():
-        _, point = constant_baseline([], points_of(trainer.train_rows), 0)
+    trained = None if trainer.train_rows is None else points_of(trainer.train_rows)
+    if trained is not None and np.isfinite(trained).all(1).any() and located.any():
+        _, point = constant_baseline([], trained, 0)
         baseline_km = great_circle_m(truth[located], point) / 1000
     _plot(folder, config, details, answered_points(evaluation.predictions), baseline_km, outlines)
     return {}

@@ -75,7 +75,8 @@ def as_places(rows):
 def _are_loaded(rows) -> bool:
     """Whether these are places as the loaders leave them; what else has their columns is checked row by row."""
     from datasets import List
-    from pyarrow.compute import list_value_length
+    from pyarrow.compute import list_value_length, min_max
+    from pyarrow.types import is_integer, is_null
 
     if not {*place_features()} - {INDEX_COLUMN} <= {*(getattr(rows, "column_names", None) or ())}:
         return False
@@ -83,6 +84,12 @@ def _are_loaded(rows) -> bool:
     stored = rows.data  # of all rows, where these are some of them: nothing is gathered
     if not all(isinstance(rows.features[name], List) for name in lists):
         return False
+    if INDEX_COLUMN in rows.column_names:
+        index = stored.column(INDEX_COLUMN)
+        if not is_null(index.type):
+            least = min_max(index)["min"].as_py() if is_integer(index.type) else -1
+            if least is not None and least < 0:  # -1 is unknown, and 1.5 none
+                return False
     try:
         axes = [numbers_of(stored.column(name).to_numpy()) for name in ("latitude", "longitude")]
     except (TypeError, ValueError):  # text, such as 48.5 N

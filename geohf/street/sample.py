@@ -116,7 +116,7 @@ def write_sample(folder: str | Path, seed: int = 0, size: int = 16, image_size: 
     def write(folder: Path) -> None:
         for images in _IMAGES:
             (folder / images).mkdir(exist_ok=True)
-        for other in {*folder.glob("*_images/*.jpg")} - {*photos}:  # of another sample
+        for other in _photos_in(folder) - {*photos}:  # of another sample
             other.unlink(missing_ok=True)
         for path, (place, heading) in photos.items():
             rng = np.random.default_rng([seed, 2, place.sample_id, heading])
@@ -126,13 +126,16 @@ def write_sample(folder: str | Path, seed: int = 0, size: int = 16, image_size: 
         _write_tables(folder, places, np.random.default_rng([seed, 3]))
 
     marker = folder / MARKER
-    whole = all((folder / name).is_file() for name in _TABLES) and {*folder.glob("*_images/*.jpg")} == {
-        *photos
-    }
+    whole = all((folder / name).is_file() for name in _TABLES) and _photos_in(folder) == {*photos}
     if marker.is_file() and not whole:
         marker.write_text("{}")
     settings = {"rules": _RULES, "seed": seed, "size": size, "image_size": image_size}
     return write_once(folder, settings, (*_IMAGES, _TRUTH), write)
+
+
+def _photos_in(folder: Path) -> set[Path]:
+    """The photographs in the sample's own folders; what lies beside these is the user's."""
+    return {path for images in _IMAGES for path in (folder / images).glob("*.jpg")}
 
 
 def _write_tables(folder: Path, places: list[Place], rng: np.random.Generator) -> None:

@@ -136,10 +136,13 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
 
     def evaluate(self, eval_dataset=None, *args, **kwargs):
         """As `GeoTrainer.evaluate`; places of states that the model does not know count for the distance alone."""
-        if eval_dataset is None or isinstance(eval_dataset, (str, dict)):
+        # the card shall know the user's validation and training rows again
+        mine = eval_dataset is None or eval_dataset is self._validation
+        rows = self.train_dataset if eval_dataset is self._training else eval_dataset
+        rows = self.eval_dataset if mine else rows
+        if rows is None or isinstance(rows, (str, dict)):
             return super().evaluate(eval_dataset, *args, **kwargs)
-        mine = eval_dataset is self._validation  # which the card shall know again
-        rows = self.eval_dataset if mine else as_places(eval_dataset)
+        rows = rows if mine else as_places(rows)
         if hasattr(rows, "__len__"):
             rows = without_strange_states(rows, self.config, "evaluated")
         if mine:

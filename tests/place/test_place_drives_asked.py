@@ -97,6 +97,14 @@ def test_cameras_and_gaps_are_drives_of_their_own(world, tmp_path):
     assert dict.fromkeys(parts.tolist()).keys() == {"two, a", "two, a, part 2", "two, b", "two, b, part 2"}
 
 
+def test_an_index_of_a_drive_with_a_gap_has_two_parts(model, world):
+    """Frames before and after it would have been neighbors."""
+    rows = [f"a,images/{i}.png,{times(i + 60 * (i > 6))},{i / 100},2" for i in range(12)]
+    table = write_csv(world[0] / "gap" / "poses.csv", f"{POSES},lat,lon", *rows)
+    index = PlaceIndex.from_drives(model, table)
+    assert index.sequences == ["gap, a"] * 7 + ["gap, a, part 2"] * 5
+
+
 def test_names_that_are_no_times_keep_their_natural_order(world):
     frames = find_frames(world[0] / "images", list)
     assert [Path(name).name for name in frames.names] == NAMES

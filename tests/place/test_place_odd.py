@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from geohf.errors import DataError
 from geohf.place import GeoPlaceConfig, PlaceIndex
 from geohf.place.data import load
-from geohf.place.drives import files_of, load_drives
-from geohf.place.rows import as_drives
+from geohf.place.drives import drive_features, files_of, load_drives
+from geohf.place.rows import LABELS, as_drives, join_rows
 from geohf.place.sequences import in_order, match_sequences
 
 
@@ -320,5 +320,8 @@ def test_a_dataset_with_all_columns_is_read_where_they_are_of_other_types(photos
     np.testing.assert_array_equal(view["heading"], [270.0, np.nan, 10.0])
     assert view["sequence"] == ["7", "7", "8"]
     assert view["time_ns"] == [1577836800000000000, 1577923200000000000, None]
+    paths = as_drives(Dataset.from_dict({"image": rows["image"]} | {name: view[name] for name in LABELS}))
+    loaded = paths.cast_column("image", drive_features()["image"])
+    assert [row["latitude"] for row in join_rows(paths, loaded)] == [1.5, 2.0, 3.0] * 2
     with pytest.raises(DataError, match="row 1"):
         as_drives(Dataset.from_dict(rows | {"latitude": ["1.5", "91", "3"]}))["latitude"]

@@ -127,6 +127,11 @@ def test_a_dataset_with_the_columns_of_places_is_checked_as_rows_are():
         _ = as_places(short)["headings"]
     unknown = Dataset.from_dict(columns | {"headings": [[0.0], None]}, features=good.features)
     np.testing.assert_equal(as_places(unknown)["headings"], [[0.0], [np.nan]])
+    unindexed = Dataset.from_dict(columns | {"state_idx": [-1, -1]}, features=good.features)
+    assert as_places(unindexed)["state_idx"] == [None, None]
+    half = good.remove_columns("state_idx").add_column("state_idx", [1.0, 3.5])
+    with pytest.raises(DataError, match=r"row id1: state_idx is 3.5, which is no whole number"):
+        _ = as_places(half)["state_idx"]
     assert as_places([{"image": "a.jpg", "sample_id": None}])["sample_id"] == ["0"]
 
 

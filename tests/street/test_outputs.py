@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, Features
 from geohf.street import StatePrediction, StreetPrediction
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.metrics import competition_score, coverage_of, street_intervals
-from geohf.street.outputs import _for_map, write_predictions
+from geohf.street.outputs import _for_map, write_outputs, write_predictions
 from geohf.street.places import place_features
 from geohf.street.trainer import GeoStreetTrainer
 
@@ -168,6 +168,17 @@ def test_numbers_of_a_class_label_are_names_in_the_table(street_model, photos, t
     assert splits == ["validation"] * 2 + ["train"] * 2
 
 
+def test_places_trained_by_their_states_alone_are_measured_without_a_baseline(street_model, photos, tmp_path):
+    train = [{"image": str(photo), "state": "Texas"} for photo in photos[:2]]
+    rows = [row | {"latitude": 31.0, "longitude": -99.0} for row in train]
+    args = StreetTrainingArguments(output_dir=tmp_path, use_cpu=True, report_to="none")
+    trainer = GeoStreetTrainer(street_model(), args, train_dataset=train, eval_dataset=rows)
+    evaluation = trainer.evaluate()
+    assert evaluation["eval_median_km"] >= 0
+    write_outputs(trainer, tmp_path, evaluation)
+    assert (tmp_path / "error_cdf.png").is_file()
+
+
 def test_validation_places_are_known_again_in_rows_of_ones_own(street_model, photos, tmp_path):
     points = [(31.0, -99.0, "Texas"), (45.0, -69.0, "Ohio")]
     rows = [
@@ -175,8 +186,11 @@ def test_validation_places_are_known_again_in_rows_of_ones_own(street_model, pho
         for photo, (north, east, state) in zip(photos, points, strict=False)
     ]
     args = StreetTrainingArguments(output_dir=tmp_path, use_cpu=True, report_to="none")
-    trainer = GeoStreetTrainer(street_model(), args, train_dataset=rows[:1], eval_dataset=rows)
-    facts = trainer.data_facts(trainer.evaluate(rows), "places")
-    assert (facts["split_name"], facts["chosen_on_held_out"]) == ("validation", True)
+    train = rows[:1]
+    trainer = GeoStreetTrainer(street_model(), args, train_dataset=train, eval_dataset=rows)
+    for given in (None, rows):  # Ohio is no state of the model
+        facts = trainer.data_facts(trainer.evaluate(given), "places")
+        assert (facts["split_name"], facts["chosen_on_held_out"]) == ("validation", True)
+    assert trainer.data_facts(trainer.evaluate(train), "places")["split_name"] == "train"
     facts = trainer.data_facts(trainer.evaluate(list(rows)), "places")
     assert (facts["split_name"], facts["chosen_on_held_out"]) == ("test", False)

@@ -143,6 +143,15 @@ def test_other_arguments_replace_a_sample(few_states, tmp_path):
     assert small == digests(write_sample(tmp_path / "fresh", seed=1, size=1, image_size=16))
 
 
+def test_photographs_beside_a_sample_stay(few_states, tmp_path):
+    write_sample(tmp_path, size=1, image_size=16)
+    own = tmp_path / "my_images" / "a.jpg"
+    own.parent.mkdir()
+    own.write_bytes(b"mine")
+    write_sample(tmp_path, seed=1, size=1, image_size=16)
+    assert own.read_bytes() == b"mine"
+
+
 def test_real_data_is_not_overwritten(tmp_path):
     (tmp_path / "train_images").mkdir()
     (tmp_path / "train_images" / "img_000000_north.jpg").write_bytes(b"mine")
