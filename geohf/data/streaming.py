@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 import torch
+from torch.utils.data._utils import worker
 
 from geohf.data.classes import class_names, named
 from geohf.data.columns import image_column, image_lists
@@ -239,8 +240,22 @@ def as_stream(rows: Any) -> Any:
     from datasets import IterableDataset
 
     if isinstance(rows, torch.utils.data.IterableDataset) and not is_stream(rows):
-        return IterableDataset.from_generator(partial(iter, rows))
+        return IterableDataset.from_generator(partial(_all_of, rows))
     return rows
+
+
+def _all_of(rows: torch.utils.data.IterableDataset) -> Iterator[Any]:
+    """All rows of a stream, whichever worker reads it.
+
+    It is one shard, which one worker reads; the others get none. A stream that shares itself out among workers, as
+    torch wants it, would give that worker its own share alone: so it is told that there are no workers.
+    """
+    told = worker._worker_info
+    worker._worker_info = None
+    try:
+        yield from rows
+    finally:
+        worker._worker_info = told
 
 
 def read_stream(rows: Any, read: Callable[[dict, int], dict], columns: Collection[str]) -> Any:

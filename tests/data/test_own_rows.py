@@ -155,6 +155,21 @@ def test_a_users_own_stream_may_name_its_columns_as_tables_do(read, kind):
         assert [(row["latitude"], row["longitude"]) for row in found] == [(-33.5, 151.25), (36.5, 127.25)]
 
 
+class SharedOut(torch.utils.data.IterableDataset):
+    """As torch's documentation shows it."""
+
+    def __iter__(self):
+        told = torch.utils.data.get_worker_info()
+        numbers = range(9) if told is None else range(told.id, 9, told.num_workers)
+        return ({"n": number} for number in numbers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_torch_stream_that_shares_itself_out_among_workers_is_read_whole(workers):
+    loader = torch.utils.data.DataLoader(as_stream(SharedOut()), batch_size=None, num_workers=workers)
+    assert sorted(row["n"] for row in loader) == list(range(9))
+
+
 @pytest.mark.parametrize(("read", "column"), [(as_photos, "Region_ID"), (as_places, "State")])
 def test_classes_of_a_users_own_stream_have_their_names(read, column):
     rows = Dataset.from_list([{"image": PHOTO, column: i} for i in (1, 0)])
