@@ -105,7 +105,7 @@ def _alike(published: Any, processing: dict) -> bool:
     try:
         theirs = published(picture, return_tensors="pt")["pixel_values"]
         ours = GeoImageProcessor(**processing).pixel_values([picture])
-    except Exception:  # theirs asks for more, as a text; or ours cannot use its size, which a user may yet replace
+    except Exception:  # theirs asks for a text, or ours for another size, which a user may yet give
         return True
     return theirs.shape == ours.shape and float((theirs - ours).abs().mean()) < 0.05
 
