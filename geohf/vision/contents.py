@@ -26,9 +26,10 @@ _END = 4096  # bytes: the pixels at the end of a picture, where two cameras' fil
 def content_key(value: Any) -> str:
     """A digest that is another one as soon as the content is.
 
-    A file counts by where it lies, its size and time of change, at an address by what is said of it there; bytes, pixels
-    and numbers count themselves; of lists, dicts and dataclasses each entry counts. Of a dict no address is asked but
-    those of pictures: a row may tell a photograph's page and license, too. An object of another kind is never known again.
+    A file counts by where it lies, its size and time of change, at an address by what is said of it there; bytes,
+    pixels and numbers count themselves; of lists, dicts and dataclasses each entry counts. Of a dict no address is
+    asked but those of pictures, as a row may tell a photograph's page and license, too. An object of another kind is
+    never known again.
     """
     return digest_of(_parts(value)).hex()
 
