@@ -105,12 +105,14 @@ def clean_table(
 
 
 def _warn_of_splits(table: pd.DataFrame, path: str | Path) -> None:
-    """Tell that rows of a table are read alike, where one of its columns says that some are held out."""
-    known = {alias for aliases in SPLIT_NAMES.values() for alias in aliases}
+    """Tell that rows of a table are read alike, where one of its columns says that they are of several splits."""
+    split_of = {alias: split for split, aliases in SPLIT_NAMES.items() for alias in aliases}
     for name in table.columns:
         if name.lower() in SPLIT_COLUMNS:
-            called = {str(cell).strip().lower() for cell in table[name].dropna().unique()} - {""}
-            if called and called <= known:
+            cells = table[name].dropna().map(str).unique()  # as text: a column called set may hold lists
+            called = {cell.strip().lower() for cell in cells} - {""}
+            # of one split alone it is that split's own table, which is what should be given
+            if len({split_of.get(cell) for cell in called}) > 1 and called <= split_of.keys():
                 warn_once(
                     logger,
                     "%s: its column %r is not read: rows of all splits count alike; give each split as a table of its own",

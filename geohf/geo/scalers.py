@@ -22,8 +22,7 @@ class CoordinateScaler:
     """`(point - center) / scale`, a column at a time, and back.
 
     In `wgs84` longitudes differ the short way round, so a region may lie across the antimeridian, and points that
-    come back
-    are degrees again: latitude in [-90, 90], longitude in [-180, 180).
+    come back are degrees again: latitude in [-90, 90], longitude in [-180, 180).
 
     Attributes:
         center, scale: (..., 2) float64, in degrees or data units, the scale above zero; several scalers in one have

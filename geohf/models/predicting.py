@@ -21,10 +21,10 @@ from geohf.errors import DataError, require_whole
 from geohf.io import atomic_write, cache_folder, json_text, refuse_overwriting, require_writable
 from geohf.models.ahead import batches_of, prepared_ahead
 from geohf.models.shards import predict_to_shards, save
-from geohf.models.work import Work
+from geohf.models.work import Work, key_of
 from geohf.report.answers import check_format, write_answers
 from geohf.report.tables import write_csv
-from geohf.vision.contents import content_key
+from geohf.vision.contents import digest_of
 from geohf.vision.images import is_address
 from geohf.vision.thumbnails import MOST
 
@@ -166,7 +166,7 @@ def predict_to_file(
     refuse_overwriting(output, [sources] if named else sources if isinstance(sources, (list, tuple)) else [])
     start = Path(output)  # what is finished lies beside it, of an address in the cache
     if is_address(output):
-        start = cache_folder("predictions") / content_key(str(output)) / start.name
+        start = cache_folder("predictions") / digest_of([str(output).encode()]).hex() / start.name
     require_writable(start)
     inputs = sources if isinstance(sources, Inputs) else model.find_inputs(sources)
     errors = RowErrors(on_error)
@@ -178,7 +178,7 @@ def predict_to_file(
     partial.take_up()
     lines: list[tuple[int, Line]] = []
     batches = islice(enumerate(batches_of(inputs, batch_size)), rank, None, world)
-    keyed = ((number, batch, content_key(batch)) for number, batch in batches)
+    keyed = ((number, batch, key_of(batch)) for number, batch in batches)
     prepared = prepared_ahead(
         lambda entry: None if entry[2] in partial.done else work.prepare(entry[1]), keyed
     )

@@ -15,10 +15,9 @@ from geohf.data.tables import RowErrors
 from geohf.errors import DataError
 from geohf.io import json_text, refuse_overwriting
 from geohf.models.ahead import batches_of, prepared_ahead
-from geohf.models.work import Work
+from geohf.models.work import Work, key_of
 from geohf.report.answers import write_parquet
 from geohf.report.tables import write_csv
-from geohf.vision.contents import content_key
 from geohf.vision.images import is_address
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def predict_to_shards(
     with tqdm(total=inputs.count, desc="predict", disable=rank > 0) as bar:
         for number, shard in enumerate(batches_of(inputs, SHARD_BATCHES * batch_size)):
             if number % world == rank:
-                _answer(work, _name(folder, number), shard, content_key([run, shard]))
+                _answer(work, _name(folder, number), shard, f"{run}-{key_of(shard)}")
             count = number + 1
             bar.update(len(shard))
     if not count:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,14 @@ from geohf.vision.weights import weights_fingerprint
 
 if TYPE_CHECKING:
     from geohf.models.answering import AnsweringModel
+
+
+def key_of(batch: Sequence[tuple[str, Any]]) -> str:
+    """What changes with any sample of a batch, or with what it is called.
+
+    A name counts as its letters alone: it may be the address of a file, which the sample itself is asked for.
+    """
+    return content_key([(os.fsencode(str(name)), sample) for name, sample in batch])
 
 
 @dataclass

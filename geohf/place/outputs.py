@@ -95,7 +95,9 @@ def write_answers(folder: Path, trainer: GeoPlaceTrainer, evaluation: Evaluation
     ]
     write_csv(folder / "predictions.csv", rows)
     shown = [{name: row[name] for name in ("sequence", "similarity", "confidence", "right")} for row in rows]
-    write_geojson(folder / "predictions.geojson", top, rows, truth=points)
+    # of the distance it has a column of its own
+    properties = [{name: cell for name, cell in row.items() if name != "distance_m"} for row in rows]
+    write_geojson(folder / "predictions.geojson", top, properties, truth=points)
     write_map(
         folder / "map.html",
         top,

@@ -120,7 +120,9 @@ def write_predictions(
     write_csv(folder / "predictions.csv", rows)
     if frame == "planar":  # a planar frame has no place on a map of the earth
         return
-    write_geojson(folder / "predictions.geojson", points, rows, truth=truth)
+    # of the distance it has a column of its own
+    properties = [{name: cell for name, cell in row.items() if name != "distance_m"} for row in rows]
+    write_geojson(folder / "predictions.geojson", points, properties, truth=truth)
     shown = ("Region_ID", "predicted_region", "probability", "given_region_distance_m")
     write_map(
         folder / "map.html",

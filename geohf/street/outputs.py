@@ -166,7 +166,9 @@ def write_predictions(
     write_csv(folder / "predictions.csv", rows)
     shown = {name: columns[name] for name in ("split", "state", "predicted_state", "probability")}
     known_truth = truth if np.isfinite(truth).any() else None
-    write_geojson(folder / "predictions.geojson", points, columns, truth=known_truth)
+    # of the distance it has a column of its own
+    properties = {name: cells for name, cells in columns.items() if name != "distance_m"}
+    write_geojson(folder / "predictions.geojson", points, properties, truth=known_truth)
     write_map(
         folder / "map.html",
         points,

@@ -18,14 +18,18 @@ from PIL import Image
 from geohf.vision.images import HANDED_OVER, held_by, is_address
 
 _FIXED = re.compile(r"^hf://[^:]*@[0-9a-f]{40}/")  # a revision of the Hub, which does not change
+# keys under which a sample may name a picture's file
+_PICTURES = ("path", "image", "images", "views", "frames")
 _END = 4096  # bytes: the pixels at the end of a picture, where two cameras' files hardly ever agree
 
 
 def content_key(value: Any) -> str:
     """A digest that is another one as soon as the content is.
 
-    A file counts by where it lies, its size and time of change, at an address by what is said of it there; bytes, pixels and numbers count themselves; of lists,
-    dicts and dataclasses each entry counts. An object of another kind is never known again.
+    A file counts by where it lies, its size and time of change, at an address by what is said of it there; bytes,
+    pixels and numbers count themselves; of lists, dicts and dataclasses each entry counts. Of a dict no address is
+    asked but those of pictures, as a row may tell a photograph's page and license, too. An object of another kind is
+    never known again.
     """
     return digest_of(_parts(value)).hex()
 
@@ -115,13 +119,20 @@ def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _parts(value: Any) -> Iterator[bytes]:
-    yield f"{type(value).__name__} {len(value) if hasattr(value, '__len__') else ''}".encode()
+def _parts(value: Any, asks: bool = True) -> Iterator[bytes]:
+    """What tells a value from others.
+
+    Args:
+        asks: what lies at an address is asked there.
+    """
+    # a tensor or array without dimensions has no length, though its type has one
+    sized = hasattr(value, "__len__") and getattr(value, "ndim", 1) != 0
+    yield f"{type(value).__name__} {len(value) if sized else ''}".encode()
     if isinstance(value, (bytes, bytearray, memoryview)):
         yield bytes(value)
     elif isinstance(value, (str, os.PathLike)):
         yield os.fspath(value).encode(errors="surrogateescape")
-        yield from _file_facts(os.fspath(value))
+        yield from _file_facts(os.fspath(value), asks)
     elif isinstance(value, Image.Image):
         with HANDED_OVER:
             orientation, pixels, palette = value.getexif().get(0x0112), value.tobytes(), value.getpalette()
@@ -132,7 +143,8 @@ def _parts(value: Any) -> Iterator[bytes]:
         held = value.get("bytes") is not None
         for key, entry in value.items():
             yield repr(key).encode()
-            yield from [str(entry).encode()] if held and key == "path" else _parts(entry)
+            known = held and key == "path"
+            yield from [str(entry).encode()] if known else _parts(entry, key in _PICTURES)
     elif callable(getattr(value, "seek", None)) and callable(getattr(value, "read", None)):
         with HANDED_OVER:
             value.seek(0)
@@ -150,7 +162,7 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield np.ma.getmaskarray(value).tobytes() if isinstance(value, np.ma.MaskedArray) else b""
     elif isinstance(value, Iterable) and hasattr(value, "__len__"):
         for entry in value:
-            yield from _parts(entry)
+            yield from _parts(entry, asks)
     elif is_dataclass(value):
         for field in fields(value):
             yield from _parts(getattr(value, field.name))
@@ -160,12 +172,12 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield os.urandom(16)
 
 
-def _file_facts(name: str) -> Iterator[bytes]:
+def _file_facts(name: str, asks: bool) -> Iterator[bytes]:
     place = name.rpartition("::")[2]  # zip://member::archive
     try:
         facts = os.stat(place)
     except (OSError, ValueError):
-        if re.match(r"\w+://", place) and not _FIXED.search(place):
+        if asks and re.match(r"\w+://", place) and not _FIXED.search(place):
             yield _facts_at(place).encode(errors="surrogateescape")
         return
     yield f"{os.path.abspath(place)} {facts.st_size} {facts.st_mtime_ns}".encode(errors="surrogateescape")

@@ -17,9 +17,12 @@ from geohf.geo.frames import is_no_fix
 from geohf.vision.images import heif_picture
 
 logger = logging.getLogger(__name__)
-# WGS-84, WGS 1984, EPSG:4326 and what geodesy has within meters of it; nothing says nothing else
+# WGS-84, WGS 1984, EPSG:4326 and what geodesy has within meters of it; what says nothing says nothing else
 _WGS84 = re.compile(
-    r"(wgs[-_ ]?(19)?84.*|epsg:? ?4326|itrf.*|etrs.*|gda.*|nad[-_ ]?83.*|jgd.*|cgcs.*)?", re.IGNORECASE
+    r"(.*wgs[-_ ]?(19)?84.*|world geodetic system.*84.*|epsg:? ?4326"
+    r"|(itrf|igs|etrs|gda|nad[-_ ]?83|jgd|cgcs|sirgas|kgd[-_ ]?2002|nzgd[-_ ]?2000|pz[-_ ]?90).*"
+    r"|unknown|undefined|none|null|n/?a|[-0? ]+)?",
+    re.IGNORECASE | re.DOTALL,
 )
 
 

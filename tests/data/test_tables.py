@@ -323,4 +323,12 @@ def test_a_column_of_splits_that_is_not_read_gets_a_word(csv, caplog):
     assert "its column 'split' is not read: rows of all splits count alike" in caplog.text
     caplog.clear()
     read_table(csv("image,split,set\na.jpg,left,2\nb.jpg,train,3\n"))  # of something else
+    read_table(csv("image,split\na.jpg,val\nb.jpg,Validation\n"))  # of one split, as it should be
     assert not caplog.records
+
+
+def test_a_column_called_set_may_hold_lists(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(
+        '{"image": "a.jpg", "set": [1, 2]}\n{"image": "b.jpg", "set": {"a": 1}}\n'
+    )
+    assert read_table(tmp_path / "rows.jsonl")["set"].tolist() == [[1, 2], {"a": 1}]

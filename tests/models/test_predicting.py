@@ -19,7 +19,7 @@ from PIL import Image
 
 from geohf.errors import DataError
 from geohf.hub.files import repo_files
-from geohf.models.work import Work
+from geohf.models.work import Work, key_of
 from geohf.vision.contents import content_key, contents_of
 
 NAMES = [f"IMG_{i}.png" for i in range(8)]
@@ -155,6 +155,37 @@ def test_a_key_tells_types_transparency_and_what_lies_at_an_address_now():
     assert content_key("memory://keys/a.png") == key
     memory.pipe("/keys/a.png", b"two")
     assert content_key("memory://keys/a.png") != key
+
+
+def test_no_address_is_asked_but_that_of_a_picture(monkeypatch):
+    """A row of a dataset tells the page and the license of a photograph, too: each was a request to its server."""
+    asked = []
+    monkeypatch.setattr("geohf.vision.contents._facts_at", lambda address: asked.append(address) or "")
+    row = {
+        "url": "https://a.org/1",
+        "license": "https://b.org",
+        "image": {"bytes": b"x", "path": "https://c.org/1.jpg"},
+    }
+    key_of([("https://c.org/1.jpg", row)])
+    assert not asked
+    key_of([("https://c.org/1.jpg", "https://c.org/1.jpg")])
+    key_of(
+        [
+            (
+                "0",
+                {
+                    "url": "https://a.org/1",
+                    "frames": ["s3://d/1.tif", {"path": "s3://d/2.tif", "bytes": None}],
+                },
+            )
+        ]
+    )
+    assert asked == ["https://c.org/1.jpg", "s3://d/1.tif", "s3://d/2.tif"]
+
+
+@pytest.mark.parametrize("made", [torch.tensor, np.array])
+def test_numbers_without_dimensions_have_a_key(made):
+    assert content_key(made(3)) == content_key(made(3)) != content_key(made(4))
 
 
 @pytest.mark.case("use-B11", "files-A8")

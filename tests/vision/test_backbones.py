@@ -289,6 +289,13 @@ def test_pictures_are_prepared_as_the_published_processor_does_or_it_is_said(tmp
         torch.testing.assert_close(ours.pixel_values([pixels]), theirs)
 
 
+def test_a_processor_whose_size_is_not_ours_serves_where_another_size_is_asked_for(tmp_path):
+    build_tower(TRANSFORMERS["vit"]).save_pretrained(tmp_path)
+    transformers.SamImageProcessor().save_pretrained(tmp_path)  # its size is that of the longest edge
+    found = resolve_backbone(str(tmp_path), image_size=32).image_processor
+    assert found["size"] == {"shortest_edge": 32}
+
+
 def test_a_timm_tower_that_squeezes_its_pictures_takes_them_whole():
     sizes = [
         resolve_backbone(f"convnext_tiny.fb_in22k_ft_in1k{end}").image_processor["size"]

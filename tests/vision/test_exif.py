@@ -169,7 +169,13 @@ def test_real_photographs_lie_where_they_were_taken(shared_data, place, count, l
 
 
 @pytest.mark.case("use-O3")
-@pytest.mark.parametrize("datum", ["WGS-84", "WGS84", "wgs 84", "WGS-1984", "  ", "JGD2011", b"WGS-84\0"])
+@pytest.mark.parametrize(
+    "datum",
+    [
+        *("WGS-84", "WGS84", "wgs 84", "WGS-1984", "  ", "JGD2011", b"WGS-84\0", b"ASCII\0\0\0WGS-84"),
+        *("World Geodetic System 1984", "SIRGAS2000", "unknown", "None", "0"),
+    ],
+)
 def test_a_position_of_wgs_84_is_taken_however_the_datum_is_written(write, datum):
     assert exif_position(write(position(GPSMapDatum=datum))).latitude == pytest.approx(47.3771, abs=1e-6)
 
