@@ -1,6 +1,6 @@
 """Shared next to separate experts, with the region given and routed, trained on the generated sample.
 
-    python benchmarks/region_recipes.py --seeds 0 1
+    python benchmarks/region_recipes.py --seeds 0 1 2
     python benchmarks/region_recipes.py --seeds 0 1 2 --experts shared --backbone tf_efficientnet_lite0 \\
         --finetune none last all --image_size 96 --epochs 10 --sample_size 40     # how much of a published backbone learns
     python benchmarks/region_recipes.py --seeds 0 1 2 --experts shared --density --refine 0 64     # regions, and prototypes
