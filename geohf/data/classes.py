@@ -211,6 +211,7 @@ class _NamedRows(_NamedStream, Sequence):
 
 
 def named(row: Mapping, names: Mapping[str, Sequence[str]]) -> dict:
+    """A row with the names of its classes in place of the numbers, see `class_names`."""
     told = {column: classes_of(known, row[column]) for column, known in names.items() if column in row}
     return {**row, **told}
 
